@@ -1,0 +1,970 @@
+"""Magnitude pruning for Keras 3: prune a trained model, keep it sparse, make it small, and measure it.
+
+    import keras
+    from pruning_utils import prune_units, remove_dead_units, sparsity_report
+
+    pruned = prune_units(model, 0.8)       # a new model; `model` keeps every bit
+    print(sparsity_report(pruned))         # what is zero, layer by layer
+    small = remove_dead_units(pruned)      # same outputs, 80 % of the neurons gone
+
+It needs Keras 3 on any backend, NumPy and pandas; Matplotlib and seaborn to plot. Sparsity is always a
+fraction in [0, 1]. The file is read from top to bottom: data, network, masks, pruning, holding, removal,
+measuring, plotting.
+"""
+
+import gzip
+import itertools
+import math
+import numbers
+import os
+import statistics
+import sys
+import time
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pandas as pd
+
+SPARSITIES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
+
+_CLASS_NAMES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+}
+
+
+# ------------------------------------------------------------------------------------------------- data
+
+
+class Dataset(NamedTuple):
+    """Images float32 (n, 784) in [0, 1], labels int32 (n,), and the ten names that the labels stand for."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple
+
+
+def load_dataset(name: str) -> Dataset:
+    """The data set "mnist" or "fashion_mnist": 60,000 images to train on and 10,000 to test on.
+
+    Reads data/NAME.npz beside this module; where that file is missing, asks keras.datasets, which downloads it.
+    Raises ValueError for another name or a damaged file, OSError if the download fails.
+    """
+    if not isinstance(name, str) or name not in _CLASS_NAMES:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(map(repr, _CLASS_NAMES))}")
+    path = Path(__file__).resolve().parent / "data" / f"{name}.npz"
+    if path.exists():
+        x_train, y_train, x_test, y_test = _read_npz(path)
+    else:
+        try:
+            (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
+        except Exception as error:
+            raise OSError(
+                f"{name} is neither in data/{name}.npz beside pruning_utils.py nor to be had from keras.datasets "
+                f"({type(error).__name__}: {error}). Check the network, or put the file there."
+            ) from None
+    images = [x.reshape(len(x), -1).astype("float32") / 255 for x in (x_train, x_test)]
+    return Dataset(images[0], y_train.astype("int32"), images[1], y_test.astype("int32"), _CLASS_NAMES[name])
+
+
+def _read_npz(path):
+    """The four arrays in `path`; ValueError if they are not there, whole and of the right shape."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+        for x, y in (arrays[:2], arrays[2:]):
+            if x.dtype != np.uint8 or x.shape[1:] != (28, 28) or y.shape != (len(x),) or len(x) == 0:
+                raise ValueError(f"images {x.dtype} {x.shape} with labels {y.shape}")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(
+            f"data/{path.name} is damaged ({type(error).__name__}: {error}). Restore it with "
+            f"`git checkout -- data/{path.name}`, or rebuild it as data/README.md says."
+        ) from None
+    return arrays
+
+
+# ---------------------------------------------------------------------------------------------- network
+
+
+def build_model(hidden_units=(1000, 1000, 500, 200), *, learning_rate=1e-3, l1=0.0, seed=None, **compile_options):
+    """A compiled Sequential on 784 inputs: hidden layers ReLU(xW) without biases, then 10 logits xW.
+
+    `learning_rate` (a number or a schedule) goes to Adam, `l1` weighs an L1 penalty on the hidden kernels, `seed`
+    makes the initial weights repeatable, and `compile_options` go to `compile`. The default sizes make 2,386,000
+    parameters.
+    """
+    sizes = (*hidden_units, 10)
+    seeds = [None] * len(sizes) if seed is None else range(seed, seed + len(sizes))
+    model = keras.Sequential([keras.Input((784,))])
+    for layer_seed, units in zip(seeds, sizes, strict=True):
+        hidden = len(model.layers) < len(sizes) - 1
+        model.add(
+            keras.layers.Dense(
+                units,
+                activation="relu" if hidden else None,
+                use_bias=False,
+                kernel_initializer=keras.initializers.GlorotUniform(layer_seed),
+                kernel_regularizer=keras.regularizers.L1(l1) if hidden and l1 else None,
+                name=f"hidden_{len(model.layers) + 1}" if hidden else "logits",
+            )
+        )
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **compile_options,
+    )
+    return model
+
+
+# ------------------------------------------------------------------------------------------------ masks
+
+
+def weight_mask(kernel, sparsity: float) -> np.ndarray:
+    """Boolean mask of `kernel`'s shape that is False over the weights to prune.
+
+    The round(sparsity * kernel.size) weights of smallest |w| are pruned; ties go by position (row-major).
+
+    Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel holds NaN.
+    """
+    return _keep(_weight_scores(_as_kernel(kernel)), _check_sparsity(sparsity))
+
+
+def unit_mask(kernel, sparsity: float) -> np.ndarray:
+    """Boolean mask of `kernel`'s shape that is False over the units to prune.
+
+    A unit is one output of the layer: a column of a Dense kernel (inputs, units), a filter of a convolution
+    kernel (..., channels, filters). The round(sparsity * units) units of smallest L2 norm are pruned; norms are
+    compared in double precision, and ties go by position.
+
+    Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel holds NaN or has no axis.
+    """
+    kernel = _as_kernel(kernel)
+    return np.broadcast_to(_keep(_unit_scores(kernel), _check_sparsity(sparsity)), kernel.shape).copy()
+
+
+def _check_sparsity(sparsity):
+    """`sparsity` as a float, if it is a number in [0, 1]."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
+        raise TypeError(f"sparsity must be a number in [0, 1], not {sparsity!r}")
+    if not 0 <= sparsity <= 1:
+        hint = f" (it is a fraction: {sparsity} % is {sparsity / 100:g})" if 1 < sparsity <= 100 else ""
+        raise ValueError(f"sparsity must be in [0, 1], not {sparsity!r}{hint}")
+    return float(sparsity)
+
+
+def _as_kernel(kernel, name="the kernel"):
+    """`kernel` (array, list, tensor or variable) as a real NumPy array without NaN."""
+    if isinstance(kernel, keras.Variable) or keras.ops.is_tensor(kernel):
+        kernel = keras.ops.convert_to_numpy(kernel)
+    kernel = np.asarray(kernel)
+    if kernel.dtype.kind not in "fiu" and kernel.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, not {kernel.dtype}")
+    if np.isnan(kernel).any():
+        raise ValueError(f"{name} holds NaN, which has no rank among magnitudes")
+    return kernel
+
+
+def _weight_scores(kernel):
+    """|w| of every weight, wide enough that the absolute value is exact."""
+    exact = kernel.dtype if kernel.dtype in (np.float32, np.float64) else np.float64
+    return np.abs(kernel.astype(exact, copy=False))
+
+
+def _unit_scores(kernel):
+    """L2 norm of every unit, by math.hypot: no overflow, and the same on every machine and in any order."""
+    if kernel.ndim == 0:
+        raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
+    columns = kernel.reshape(math.prod(kernel.shape[:-1]), kernel.shape[-1]).T.astype(np.float64)
+    return np.array([math.hypot(*column) for column in columns.tolist()], np.float64)
+
+
+def _keep(scores, sparsity):
+    """Boolean array of scores' shape, False over the round(sparsity * size) smallest, ties by position."""
+    flat = scores.ravel()
+    pruned = round(sparsity * flat.size)
+    keep = np.ones(flat.size, bool)
+    if pruned:
+        threshold = np.partition(flat, pruned - 1)[pruned - 1]
+        keep = flat >= threshold
+        keep[np.flatnonzero(flat == threshold)[: pruned - np.count_nonzero(~keep)]] = False
+    return keep.reshape(scores.shape)
+
+
+# ---------------------------------------------------------------------------------------------- pruning
+
+
+def prune_weights(model, sparsity: float, *, ignored_layers=(), criterion="magnitude", seed=0):
+    """A copy of `model` in which the smallest weights of each kernel are zero (Han et al. 2015, 1506.02626).
+
+    Every layer with a `kernel` is pruned by `weight_mask`, except the last one and those that `ignored_layers`
+    names (a nested model's name stands for all its layers). Biases stay. The copy has the architecture, names and
+    compile settings of `model`, with a fresh optimizer state; `model` keeps every bit.
+    With criterion="random" the choice is random, repeatable by `seed`: the control for the magnitudes.
+
+    Raises TypeError or ValueError, before any work, for a bad sparsity, a model that is not built or has nothing
+    to prune, an unknown layer name, NaN weights, and kernels that can't be pruned (quantized, LoRA).
+    """
+    return _prune(model, sparsity, "weight", ignored_layers, criterion, seed)
+
+
+def prune_units(model, sparsity: float, *, ignored_layers=(), criterion="magnitude", seed=0):
+    """A copy of `model` in which the units of smallest L2 norm are zero in each kernel, and their biases with them.
+
+    As `prune_weights`, by `unit_mask`; structured pruning as in Li et al. (1608.08710). Also raises ValueError for
+    layers whose units are not on the kernel's last axis (transposed and depthwise convolutions, recurrent cells):
+    name them in `ignored_layers`.
+    """
+    return _prune(model, sparsity, "unit", ignored_layers, criterion, seed)
+
+
+def _prune(model, sparsity, method, ignored_layers, criterion, seed):
+    sparsity = _check_sparsity(sparsity)
+    layers = _prunable_layers(model, ignored_layers, method)
+    scores = [_scores(layer, method, criterion, seed) for layer in layers]
+    pruned = _copy(model)
+    for layer, score in zip(_prunable_layers(pruned, ignored_layers, method), scores, strict=True):
+        _apply_mask(layer, _numpy(layer.kernel), _keep(score, sparsity), method)
+    return pruned
+
+
+def _scores(layer, method, criterion, seed):
+    """What decides which weights, or units, of `layer` go first: an array that broadcasts to its kernel."""
+    if criterion not in ("magnitude", "random"):
+        raise ValueError(f"criterion must be 'magnitude' or 'random', not {criterion!r}")
+    kernel = _as_kernel(layer.kernel, f"the kernel of layer {layer.name!r}")
+    if criterion == "random":
+        rng = np.random.default_rng([seed, zlib.crc32(layer.name.encode())])
+        return rng.random(kernel.shape if method == "weight" else kernel.shape[-1:])
+    return _weight_scores(kernel) if method == "weight" else _unit_scores(kernel)
+
+
+def _apply_mask(layer, kernel, keep, method):
+    """Set the layer's kernel to `kernel` where `keep` and to zero elsewhere; with "unit", its bias too."""
+    layer.kernel.assign(np.where(keep, kernel, kernel.dtype.type(0)))
+    if method == "unit" and isinstance(getattr(layer, "bias", None), keras.Variable):
+        bias = _numpy(layer.bias)
+        layer.bias.assign(np.where(keep, bias, bias.dtype.type(0)))
+
+
+def _check_model(model):
+    """`model`, if it is a keras.Model that has its weights."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"expected a keras.Model, not {type(model).__name__}")
+    if not model.built:
+        raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
+    return model
+
+
+def _prunable_layers(model, ignored_layers=(), method="weight", least=1):
+    """The layers to prune: those with a kernel, in order, each kernel once, but the last and the ignored."""
+    ignored = {ignored_layers} if isinstance(ignored_layers, str) else set(ignored_layers)
+    found, names = [], set()
+    for layer, path in _walk(_check_model(model)):
+        names |= path
+        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+            raise ValueError(f"layer {layer.name!r} is quantized or has LoRA enabled: prune before that, or merge it")
+        kernel = getattr(layer, "kernel", None)
+        if isinstance(kernel, keras.Variable):
+            if "float" not in str(kernel.dtype):
+                raise ValueError(f"the kernel of layer {layer.name!r} is {kernel.dtype}: only float kernels are pruned")
+            found.append((layer, path))
+    if not ignored <= names:
+        raise ValueError(f"no layer is named {sorted(map(str, ignored - names))}: the model has {sorted(names)}")
+    output = found[-1][0].kernel if found else None
+    layers = {id(layer.kernel): layer for layer, path in reversed(found) if layer.kernel is not output}
+    shunned = {id(layer.kernel) for layer, path in found if path & ignored}
+    layers = [layer for key, layer in reversed(layers.items()) if key not in shunned]
+    if len(layers) < least:
+        raise ValueError(
+            f"model {model.name!r} has nothing to prune: no kernel besides the output layer's and the ignored ones"
+        )
+    if method == "unit":
+        for layer in layers:
+            _check_unit_axis(layer)
+    return layers
+
+
+def _walk(layer, path=frozenset(), seen=None):
+    """Each layer at or below `layer`, once, with the names that lead to it (its own and its parents')."""
+    seen = set() if seen is None else seen
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    path = path | {layer.name} if seen != {id(layer)} else path
+    yield layer, path
+    for child in _children(layer):
+        yield from _walk(child, path, seen)
+
+
+def _children(layer):
+    """The layers right below `layer`: a model's layers, or the layers among a layer's attributes."""
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    values = [v for value in vars(layer).values() for v in (value if isinstance(value, list | tuple) else [value])]
+    return [value for value in values if isinstance(value, keras.Layer)]
+
+
+_ODD_UNIT_AXIS = tuple(
+    getattr(keras.layers, name)
+    for name in ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D", "DepthwiseConv2D")
+)
+
+
+def _check_unit_axis(layer):
+    bias = getattr(layer, "bias", None)
+    odd_bias = isinstance(bias, keras.Variable) and tuple(bias.shape) != tuple(layer.kernel.shape[-1:])
+    if isinstance(layer, _ODD_UNIT_AXIS) or hasattr(layer, "recurrent_kernel") or odd_bias:
+        raise ValueError(
+            f"layer {layer.name!r} ({type(layer).__name__}) does not have its units on the kernel's last axis alone: "
+            "name it in ignored_layers"
+        )
+
+
+def _numpy(variable):
+    return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def _custom_objects(model):
+    """The classes of the model's own layers, and its loss if that is a function, by name."""
+    custom = {type(layer).__name__: type(layer) for layer, _ in _walk(model)}
+    loss = getattr(model, "loss", None)
+    custom |= {loss.__name__: loss} if hasattr(loss, "__name__") else {}
+    return {name: item for name, item in custom.items() if not item.__module__.startswith("keras.")}
+
+
+def _copy(model):
+    """A new model with the architecture, names, weights and compile settings of `model`."""
+    try:
+        with keras.saving.custom_object_scope(_custom_objects(model)):
+            config = keras.saving.serialize_keras_object(model)
+            copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
+        copy.set_weights(model.get_weights())
+    except Exception as error:
+        raise ValueError(
+            f"model {model.name!r} can't be copied through its configuration ({type(error).__name__}: {error}). Give "
+            "custom classes a get_config() and @keras.saving.register_keras_serializable()."
+        ) from error
+    return copy
+
+
+# ---------------------------------------------------------------------------- holding sparsity in training
+
+
+class _HoldZeros:
+    """A variable's constraint: after every optimizer step, zero wherever `mask` is False."""
+
+    def __init__(self, mask, previous):
+        self.mask = keras.Variable(mask, dtype="bool", trainable=False)
+        self.previous = previous
+
+    def __call__(self, value):
+        if self.previous is not None:
+            value = self.previous(value)
+        value = keras.ops.convert_to_tensor(value)
+        return keras.ops.where(self.mask, value, keras.ops.zeros_like(value))
+
+
+def hold_sparsity(model, *, ignored_layers=()):
+    """None: from now on whatever is zero in the model's prunable kernels stays exactly zero while it trains.
+
+    The zeros become constraints of the kernel variables, which every optimizer applies after its step, so momentum
+    and weight decay can't revive a weight. The bias of a unit without any weight is held at zero too if it is zero.
+    Nothing of this is saved: the model stays a plain .keras file, and a loaded or copied model is free until held
+    again. `release_sparsity(model)` undoes it. Call it again after pruning further.
+
+    Raises as `prune_weights` does, and ValueError for an optimizer with use_ema=True: Keras averages the weights
+    before it applies constraints, so the average would not be sparse.
+    """
+    layers = _prunable_layers(model, ignored_layers)
+    if getattr(getattr(model, "optimizer", None), "use_ema", False):
+        raise ValueError("the optimizer has use_ema=True: its average of the weights would not stay sparse")
+    release_sparsity(model)
+    for layer in layers:
+        kernel = _numpy(layer.kernel) != 0
+        _hold(layer.kernel, kernel)
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, keras.Variable) and tuple(bias.shape) == kernel.shape[-1:]:
+            _hold(bias, kernel.any(axis=tuple(range(kernel.ndim - 1))) | (_numpy(bias) != 0))
+    _retrace(model)
+
+
+def release_sparsity(model):
+    """None: undoes `hold_sparsity`, and gives each variable back the constraint it had before."""
+    for variable in model.trainable_variables + model.non_trainable_variables:
+        if isinstance(variable.constraint, _HoldZeros):
+            variable.constraint = variable.constraint.previous
+    _retrace(model)
+
+
+def _hold(variable, mask):
+    if not mask.all():
+        variable.constraint = _HoldZeros(mask, variable.constraint)
+
+
+def _retrace(model):
+    """Make the next `fit` compile its step anew: a compiled step keeps the constraints it was traced with."""
+    if getattr(model, "train_function", None) is not None:
+        model.train_function = None
+        model.make_train_function()
+
+
+class GradualPruning(keras.callbacks.Callback):
+    """Callback that prunes while the model trains, from `initial_sparsity` at `begin_step` to `final_sparsity` at
+    `end_step`, every `frequency` steps and at the end (Zhu and Gupta 2017, 1710.01878).
+
+    At step t it prunes to final + (initial - final) * (1 - (t - begin) / (end - begin))**3, by magnitude, `method`
+    "weight" or "unit". A step is one update by the optimizer, counted from the first `fit` with this callback; with
+    steps_per_execution > 1 pruning waits for the end of an execution. Between prunings, and after training, the
+    zeros are held as by `hold_sparsity`.
+
+    Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
+    """
+
+    def __init__(
+        self,
+        initial_sparsity,
+        final_sparsity,
+        begin_step,
+        end_step,
+        frequency=100,
+        *,
+        method="weight",
+        ignored_layers=(),
+    ):
+        super().__init__()
+        self.initial_sparsity, self.final_sparsity = _check_sparsity(initial_sparsity), _check_sparsity(final_sparsity)
+        for name, value, least in (("begin_step", begin_step, 0), ("frequency", frequency, 1)):
+            _check_count(name, value, least)
+        _check_count("end_step", end_step, begin_step + 1)
+        if self.initial_sparsity > self.final_sparsity:
+            raise ValueError(f"initial_sparsity {initial_sparsity} is above final_sparsity {final_sparsity}")
+        if method not in ("weight", "unit"):
+            raise ValueError(f"method must be 'weight' or 'unit', not {method!r}")
+        self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
+        self.method, self.ignored_layers = method, ignored_layers
+        self._first_step, self._pruned_at = None, -1
+
+    def sparsity_at(self, step: int) -> float:
+        """The sparsity that the schedule asks for after `step` steps, 0 before `begin_step`."""
+        if step < self.begin_step:
+            return 0.0
+        step = self.end_step if step >= self.end_step else step - (step - self.begin_step) % self.frequency
+        left = 1 - (step - self.begin_step) / (self.end_step - self.begin_step)
+        return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**3
+
+    def on_train_begin(self, logs=None):
+        _prunable_layers(self.model, self.ignored_layers, self.method)
+        if self._first_step is None:
+            self._first_step = self._iterations()
+        hold_sparsity(self.model, ignored_layers=self.ignored_layers)
+        self._prune_if_due()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._prune_if_due()
+
+    def _iterations(self):
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+        return int(_numpy(self.model.optimizer.iterations))
+
+    def _prune_if_due(self):
+        step = min(self._iterations() - self._first_step, self.end_step)
+        due = step if step == self.end_step else step - (step - self.begin_step) % self.frequency
+        if due < self.begin_step or due <= self._pruned_at:
+            return
+        for layer in _prunable_layers(self.model, self.ignored_layers, self.method):
+            score = _scores(layer, self.method, "magnitude", 0)
+            _apply_mask(layer, _numpy(layer.kernel), _keep(score, self.sparsity_at(due)), self.method)
+        hold_sparsity(self.model, ignored_layers=self.ignored_layers)
+        self._pruned_at = due
+
+
+def _check_count(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+# ---------------------------------------------------------------------------------------------- removal
+
+_UNIT_LAYERS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_PER_UNIT = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        *("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "ActivityRegularization", "BatchNormalization"),
+        *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"),
+    )
+)
+_POOLING = tuple(
+    getattr(keras.layers, f"{kind}Pooling{rank}D")
+    for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
+    for rank in (1, 2, 3)
+)
+
+
+def remove_dead_units(model):
+    """A smaller model with the same outputs, to rounding: `model` without the units that no longer matter.
+
+    A unit goes if no weight leads to it (its constant output is folded into the next layer's bias, which is added if
+    need be) or if none leads away from it, until nothing changes; so weight-pruned models shrink too. A constant that
+    the next layer's zero padding would meet can't be folded: that unit stays, and so does one unit of every layer.
+
+    Works on Sequential and single-path functional models of Dense and Conv1D to Conv3D, with batch normalization,
+    elementwise activations, dropout, pooling and Flatten between them. The result is compiled as `model` was, and
+    `model` is left alone. Raises ValueError naming the layer for what it can't handle between the first kernel and
+    the last: branches, shared or nested layers, activations across units (softmax), any other layer.
+    """
+    _prunable_layers(model, least=0)
+    copy = _copy(model)
+    layers = _single_path(copy)
+    places = [i for i, layer in enumerate(layers) if type(layer) in _UNIT_LAYERS]
+    for layer in layers[places[0] : places[-1]] if places else ():
+        _check_removable(layer)
+    units = [layers[i] for i in places]
+    kernels = [_numpy(layer.kernel).astype(np.float64) for layer in units]
+    biases = [_numpy(layer.bias) if layer.use_bias else np.zeros(layer.kernel.shape[-1]) for layer in units]
+
+    # Forwards: fold the constants of units without incoming weights, which may leave the next units without any.
+    origins = {}  # for each later layer: the unit before it that each of its input channels comes from
+    for n, (here, there) in enumerate(itertools.pairwise(places)):
+        traced, constants = _trace(layers[here], biases[n], layers[here + 1 : there + 1])
+        origins[n + 1] = origin = traced[-1]
+        known = np.isfinite(constants[0]) & (constants == constants[0]).all(axis=0)
+        if getattr(units[n + 1], "padding", "valid") != "valid":
+            known &= constants[0] == 0
+        dead = _all_zero(kernels[n], axis=-1)
+        dead[origin[~known]] = False
+        folded = dead[origin]
+        terms = kernels[n + 1][..., folded, :] * constants[0, folded, None]
+        biases[n + 1] = biases[n + 1] + terms.sum(axis=tuple(range(terms.ndim - 1)))
+        kernels[n + 1][..., folded, :] = 0
+        for layer, channels in zip(layers[here + 1 : there], traced, strict=False):
+            origins[layer.name] = n, channels
+
+    # Backwards: keep the units that a kept unit listens to.
+    keep = [np.ones(kernel.shape[-1], bool) for kernel in kernels]
+    for n in reversed(range(len(units) - 1)):
+        heard = ~_all_zero(kernels[n + 1][..., keep[n + 1]], axis=-2)
+        keep[n] = np.isin(np.arange(keep[n].size), origins[n + 1][heard])
+        keep[n][0] |= not keep[n].any()
+
+    changes, weights = {}, {layer.name: layer.get_weights() for layer in layers}
+    for n, layer in enumerate(units):
+        kernel = kernels[n] if n == 0 else kernels[n][..., keep[n - 1][origins[n]], :]
+        size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
+        changes[layer.name] = {size: int(keep[n].sum()), "use_bias": layer.use_bias or bool(biases[n].any())}
+        new = [kernel[..., keep[n]], biases[n][keep[n]]] if changes[layer.name]["use_bias"] else [kernel[..., keep[n]]]
+        weights[layer.name] = [array.astype(weights[layer.name][0].dtype) for array in new]
+    for name, (n, channels) in ((name, origin) for name, origin in origins.items() if isinstance(name, str)):
+        kept = keep[n][channels]
+        weights[name] = [array[..., kept] if array.shape[-1] == kept.size else array for array in weights[name]]
+
+    with keras.saving.custom_object_scope(_custom_objects(model)):
+        smaller = keras.models.clone_model(
+            copy, clone_function=lambda layer: type(layer).from_config(layer.get_config() | changes.get(layer.name, {}))
+        )
+        if copy.compiled:
+            smaller.compile_from_config(copy.get_compile_config())
+    for layer in layers:
+        smaller.get_layer(layer.name).set_weights(weights[layer.name])
+    return smaller
+
+
+def _all_zero(kernel, axis):
+    """For each index along `axis`: whether the kernel is zero all over it."""
+    axis = axis % kernel.ndim
+    return (kernel == 0).all(axis=tuple(i for i in range(kernel.ndim) if i != axis))
+
+
+def _single_path(model):
+    """The layers of `model` in order, if each takes the output of the one before and nothing else."""
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    for layer in layers:
+        if isinstance(layer, keras.Model):
+            raise ValueError(f"can't remove units around the nested model {layer.name!r}: remove them in it instead")
+    if isinstance(model, keras.Sequential):
+        return layers
+    tensors = getattr(model, "inputs", None) or []
+    if len(tensors) != 1:
+        raise ValueError(f"model {model.name!r} is not a Sequential or functional model with one input")
+    for layer in layers:
+        if layer.input is not tensors[0]:
+            raise ValueError(
+                f"layer {layer.name!r} is not on a single path: branches and shared layers are not handled"
+            )
+        tensors = [layer.output]
+    if len(model.outputs) != 1 or model.outputs[0] is not tensors[0]:
+        raise ValueError(f"the output of model {model.name!r} is not that of its last layer, {layers[-1].name!r}")
+    return layers
+
+
+def _check_removable(layer):
+    name = f"layer {layer.name!r} ({type(layer).__name__})"
+    if type(layer) not in (*_UNIT_LAYERS, *_PER_UNIT, keras.layers.Flatten, *_POOLING):
+        raise ValueError(f"can't remove units around {name}: it may mix or move them")
+    channels = getattr(layer, "axis", -1) in (-1, len(layer.input.shape) - 1)  # of batch normalization
+    if getattr(layer, "groups", 1) != 1 or getattr(layer, "data_format", None) == "channels_first" or not channels:
+        raise ValueError(f"can't remove units around {name}: it needs groups=1 and its channels on the last axis")
+    if hasattr(layer, "activation"):
+        values = keras.ops.convert_to_tensor([[-1.5, 0.0, 0.5, 2.0]])
+        try:
+            apart = [layer.activation(values[:, i : i + 1]) for i in range(4)]
+            elementwise = np.allclose(_numpy(layer.activation(values)), np.concatenate(list(map(_numpy, apart)), 1))
+        except Exception:
+            elementwise = False
+        if not elementwise:
+            raise ValueError(f"can't remove units around {name}: its activation is not elementwise")
+
+
+def _trace(layer, bias, following):
+    """How the units of `layer` arrive at each layer that follows, and what units without input say to the last.
+
+    Returns a list of int arrays, the unit that each input channel of each layer in `following` comes from, and the
+    inputs (positions, channels) of the last one if every unit puts out activation(bias).
+    """
+    shape = (1, *(32 if size is None else size for size in layer.output.shape[1:]))
+    values = layer.activation(keras.ops.cast(bias, layer.compute_dtype))
+    values = keras.ops.broadcast_to(values, shape)
+    units = keras.ops.broadcast_to(keras.ops.arange(shape[-1], dtype="float32"), shape)
+    traced = []
+    for other in following:
+        flat = _numpy(units).reshape(-1, units.shape[-1])
+        traced.append(np.rint(flat[0]).astype(int))
+        if other is not following[-1]:
+            values = other(values)
+            if isinstance(other, (keras.layers.Flatten, *_POOLING)):
+                units = type(other).from_config(other.get_config() | {"dtype": "float32"})(units)
+    return traced, _numpy(values).astype(np.float64).reshape(flat.shape)
+
+
+# -------------------------------------------------------------------------------------------- measuring
+
+
+def sparsity_report(model) -> pd.DataFrame:
+    """One row per layer that has weights, and a last row "total": what is zero where.
+
+    `parameters` counts the weights of every kind, `zeros` those equal to zero, `sparsity` is their fraction. `units`
+    are the outputs of a kernel (its last axis) and `dead_units` those with no incoming weight; <NA> without kernel.
+    """
+    rows, seen = [], set()
+    for layer, _ in _walk(_check_model(model)):
+        inner = {id(variable) for child in _children(layer) for variable in child.weights}
+        own = [variable for variable in layer.weights if id(variable) not in inner | seen]
+        seen.update(map(id, own))
+        row = {"layer": layer.name, "parameters": sum(math.prod(variable.shape) for variable in own)}
+        row["zeros"] = sum(int((_numpy(variable) == 0).sum()) for variable in own)
+        if any(variable is getattr(layer, "kernel", None) for variable in own) and len(layer.kernel.shape):
+            row["units"], row["dead_units"] = layer.kernel.shape[-1], int(_all_zero(_numpy(layer.kernel), -1).sum())
+        rows += [row] if own else []
+    report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
+    report.loc[len(report)] = {"layer": "total"} | report.drop(columns="layer").sum().to_dict()
+    report.insert(3, "sparsity", report["zeros"] / report["parameters"])
+    counts = ["parameters", "zeros", "units", "dead_units"]
+    return report.astype(dict.fromkeys(counts, "Int64"))
+
+
+def sparsity_sweep(
+    model, x, y, sparsities=SPARSITIES, *, ignored_layers=(), criterion="magnitude", seed=0, batch_size=10_000
+) -> pd.DataFrame:
+    """One row per method ("weight", "unit") and sparsity: how the model does on (x, y) when pruned once, not trained.
+
+    `accuracy` and `loss` are what `evaluate` gives; `compression_ratio` is all parameters / nonzero parameters and
+    `theoretical_speedup` all multiply-adds / those with a nonzero weight (Blalock et al. 2020, 2003.03033).
+    The other arguments are those of `prune_weights`; `batch_size` bounds the memory.
+
+    Raises TypeError or ValueError as `prune_weights` does, for sparsities that do not increase, for a model that was
+    not compiled with an accuracy metric, and for x and y that do not fit the model or each other.
+    """
+    sparsities = [_check_sparsity(sparsity) for sparsity in sparsities]
+    if not sparsities or any(a >= b for a, b in itertools.pairwise(sparsities)):
+        raise ValueError(f"sparsities must increase from one to the next, not {sparsities}")
+    _prunable_layers(model, ignored_layers, "unit")
+    scores = {
+        method: [_scores(layer, method, criterion, seed) for layer in _prunable_layers(model, ignored_layers)]
+        for method in ("weight", "unit")
+    }
+    batches = _batches(model, x, y, batch_size)
+    pruned = _copy(model)
+    layers = _prunable_layers(pruned, ignored_layers)
+    kernels = [_numpy(layer.kernel).copy() for layer in layers]
+    uses = _uses(pruned, batches[0][0][:1])
+    dense, rows = _sizes(pruned, uses)[0], []
+    for method, sparsity in progress([(method, sparsity) for method in scores for sparsity in sparsities], "sweep"):
+        for layer, kernel, score in zip(layers, kernels, scores[method], strict=True):
+            _apply_mask(layer, kernel, _keep(score, sparsity), method)
+        rows.append({"method": method, "sparsity": sparsity} | _score(pruned, batches, uses, dense))
+    return pd.DataFrame(rows)
+
+
+def score(model, x, y, *, dense=None, batch_size=10_000) -> dict:
+    """The `accuracy`, `loss`, `compression_ratio` and `theoretical_speedup` of one model, as in `sparsity_sweep`.
+
+    The two ratios compare it with the model `dense`, by default with itself without its zeros.
+    """
+    batches = _batches(model, x, y, batch_size)
+    uses = _uses(model, batches[0][0][:1])
+    reference = model if dense is None else _check_model(dense)
+    return _score(model, batches, uses, _sizes(reference, _uses(reference, batches[0][0][:1]))[0])
+
+
+def _score(model, batches, uses, dense):
+    totals = np.zeros(2)
+    for images, labels in batches:
+        model.reset_metrics()
+        logs = model.test_on_batch(images, labels, return_dict=True)
+        accuracy = [value for name, value in logs.items() if "acc" in name]
+        if not accuracy:
+            raise ValueError(f"model {model.name!r} was not compiled with metrics=['accuracy']: it has {list(logs)}")
+        totals += np.array([float(accuracy[0]), float(logs["loss"])]) * len(labels)
+    accuracy, loss = totals / sum(len(labels) for _, labels in batches)
+    ratios = [whole / part if part else math.inf for whole, part in zip(dense, _sizes(model, uses)[1], strict=True)]
+    return {"accuracy": accuracy, "loss": loss, "compression_ratio": ratios[0], "theoretical_speedup": ratios[1]}
+
+
+def _batches(model, x, y, batch_size):
+    """x and y checked against the compiled model and cut into batches of backend tensors."""
+    _check_model(model)
+    if not model.compiled:
+        raise ValueError(f"model {model.name!r} is not compiled: compile it with a loss and metrics=['accuracy']")
+    _check_count("batch_size", batch_size, 1)
+    x, y = np.asarray(x), np.asarray(y)
+    _check_images(model, x)
+    if len(y.shape) == 0 or len(y) != len(x):
+        raise ValueError(f"x has {len(x)} examples, but y has shape {y.shape}")
+    if "sparse" in (model.loss if isinstance(model.loss, str) else getattr(model.loss, "name", "")):
+        classes = getattr(model, "output_shape", (None,))[-1]
+        if y.size != len(x) or y.dtype.kind not in "iu":
+            raise ValueError(f"the loss wants one integer label per example, not y of {y.dtype} {y.shape}")
+        if y.min() < 0 or (classes and y.max() >= classes):
+            raise ValueError(f"labels must be in [0, {classes}), but y has {y.min()} to {y.max()}")
+    tensor = keras.ops.convert_to_tensor
+    return [(tensor(x[i : i + batch_size]), tensor(y[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+
+
+def _check_images(model, x):
+    expected = getattr(model, "input_shape", None)
+    if len(x.shape) == 0 or len(x) == 0:
+        raise ValueError(f"x has no examples: its shape is {x.shape}")
+    if isinstance(expected, tuple) and (
+        len(x.shape) != len(expected) or any(e not in (None, s) for e, s in zip(expected[1:], x.shape[1:], strict=True))
+    ):
+        raise ValueError(f"x has shape {x.shape}, but model {model.name!r} takes {expected}")
+
+
+def _uses(model, x):
+    """How often each kernel is applied to one example, by the id of the kernel; `x` is one example."""
+    uses = {}
+
+    def counting(layer):
+        call = layer.call
+
+        def wrapper(inputs, *args, **kwargs):
+            outputs = call(inputs, *args, **kwargs)
+            transposed = isinstance(layer, _ODD_UNIT_AXIS[:3])
+            channels = (
+                math.prod(layer.kernel.shape[-2:]) if isinstance(layer, _ODD_UNIT_AXIS[3:]) else layer.kernel.shape[-1]
+            )
+            times = math.prod((inputs if transposed else outputs).shape[1:]) / channels
+            uses[id(layer.kernel)] = uses.get(id(layer.kernel), 0) + times
+            return outputs
+
+        return wrapper
+
+    layers = [layer for layer, _ in _walk(model) if isinstance(getattr(layer, "kernel", None), keras.Variable)]
+    try:
+        for layer in layers:
+            layer.call = counting(layer)
+        model(x)
+    finally:
+        for layer in layers:
+            vars(layer).pop("call", None)
+    return uses
+
+
+def _sizes(model, uses):
+    """(parameters, multiply-adds) of the model, and those that are not zero, or have a nonzero weight."""
+    sizes = np.zeros((2, 2))
+    for variable in model.weights:
+        counts = np.array([math.prod(variable.shape), np.count_nonzero(_numpy(variable))])
+        sizes += np.outer(counts, [1, uses.get(id(variable), 0)])
+    return sizes
+
+
+def measure_latency(model, x, batch_sizes=(1, 100, 10_000), *, seconds=1.0) -> pd.DataFrame:
+    """One row per batch size: `milliseconds` per call (the median), `images_per_second` and the `calls` timed.
+
+    A call is `predict_on_batch` on the first images of `x`: compiled, and warmed up. Calls are repeated, at least 7
+    times and about `seconds` at most, until the median is known to 2 % (its standard error, from the quartiles).
+    """
+    _check_images(_check_model(model), x)
+    for size in batch_sizes:
+        _check_count("batch size", size, 1)
+        if size > len(x):
+            raise ValueError(f"batch size {size} is more than the {len(x)} examples of x")
+    rows = []
+    for size in batch_sizes:
+        batch, times, start = x[:size], [], None
+        for call in range(1_000_000):
+            began = time.perf_counter()
+            model.predict_on_batch(batch)
+            if call >= 3:
+                times.append(time.perf_counter() - began)
+            start = began if call == 3 else start
+            if len(times) >= 7 and began - start > seconds / 10:
+                low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+                if began - start > seconds or 0.93 * (high - low) / len(times) ** 0.5 < 0.02 * median:
+                    break
+        median = statistics.median(times)
+        rows.append((size, median * 1e3, size / median, len(times)))
+    return pd.DataFrame(rows, columns=["batch_size", "milliseconds", "images_per_second", "calls"])
+
+
+def compressed_size(model) -> dict:
+    """`raw_bytes` of the model's weights, and their `gzip_bytes`: what a download of them costs."""
+    raw = b"".join(np.ascontiguousarray(_numpy(weight)).tobytes() for weight in _check_model(model).weights)
+    return {"raw_bytes": len(raw), "gzip_bytes": len(gzip.compress(raw, compresslevel=6, mtime=0))}
+
+
+# ---------------------------------------------------------------------------------- progress and plotting
+
+
+def progress(steps, label):
+    """Yields from `steps` while one line tells how many are done and the time left; it leaves nothing behind."""
+    steps, start = list(steps), time.perf_counter()
+    try:
+        for done, step in enumerate(steps, 1):
+            yield step
+            left = (time.perf_counter() - start) / done * (len(steps) - done)
+            _show(f"{label}: {done} of {len(steps)}, {left:.0f} s left")
+    finally:
+        _show("")
+
+
+def _show(text):
+    """Replace the line of progress: by clearing the cell's output in a notebook, on the same line in a terminal."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if getattr(shell, "kernel", None):
+        sys.modules["IPython"].display.clear_output(wait=bool(text))
+        print(text, end="", flush=True)
+    elif sys.stderr.isatty():
+        print(f"\r{text:<79}\r", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+class FitProgress(keras.callbacks.Callback):
+    """Callback that shows the epochs done and the time left of `fit(…, verbose=0)`, and leaves nothing behind."""
+
+    def __init__(self, label="training"):
+        super().__init__()
+        self.label = label
+
+    def on_train_begin(self, logs=None):
+        self.epochs = progress(range(self.params["epochs"]), self.label)
+        next(self.epochs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        next(self.epochs, None)
+
+    def on_train_end(self, logs=None):
+        self.epochs.close()
+
+
+COLORS = {"weight": "#0072B2", "unit": "#D55E00"}  # Okabe and Ito's blue and vermilion: also apart in greyscale
+
+
+def plot_sweep(results, *, x="sparsity", title=None):
+    """A figure of accuracy and loss against sparsity, one line per method, from the rows of `sparsity_sweep`.
+
+    With x="parameters_left" the axis is the fraction of the parameters that is not zero, on a logarithmic scale. A
+    column `stage` ("one-shot", "fine-tuned") makes a line of its own per stage, and `dataset` heads the title, which by
+    default says how far each method goes before it costs more than one point of accuracy.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    missing = {"method", "sparsity", "accuracy", "loss", "compression_ratio"} - set(results.columns)
+    if missing or len(results) == 0 or x not in ("sparsity", "parameters_left"):
+        raise ValueError(
+            f"results lack {sorted(missing) or 'rows'}, or x is not 'sparsity' or 'parameters_left': {x!r}"
+        )
+    data = results.assign(parameters_left=1 / results["compression_ratio"])
+    style = "stage" if "stage" in data else "method"
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    for axis, y in zip(axes, ("accuracy", "loss"), strict=True):
+        sns.lineplot(
+            data,
+            x=x,
+            y=y,
+            hue="method",
+            style=style,
+            palette=COLORS,
+            markers=True,
+            markersize=8,
+            linewidth=2.2,
+            ax=axis,
+        )
+        axis.set(ylabel=f"test {y}", xlabel="sparsity (fraction pruned in each hidden layer)")
+        axis.grid(alpha=0.3)
+    if x == "parameters_left":
+        for axis in axes:
+            axis.set(xscale="log", xlabel="fraction of all parameters left (log scale)")
+            axis.invert_xaxis()
+    axes[0].set_ylim(0, 1.02)
+    axes[1].set_ylim(bottom=0)
+    axes[1].get_legend().remove()
+    figure.suptitle(title or _finding(data), fontsize=14)
+    return figure
+
+
+def _finding(data):
+    """One sentence: how far each method goes before it costs more than one point of accuracy."""
+    last = data[data["stage"] == data["stage"].iloc[-1]] if "stage" in data else data
+    parts = []
+    for method, rows in last.groupby("method", sort=False):
+        good = rows[rows["accuracy"] >= rows["accuracy"].iloc[0] - 0.01]
+        parts.append(f"{good['sparsity'].max():.0%} of the {method}s")
+    name = f"{data['dataset'].iloc[0]}: " if "dataset" in data else ""
+    return f"{name}less than one point of accuracy lost with {' or '.join(parts)} pruned"
+
+
+def save(item, path):
+    """The path, after writing `item` to it, whole or not at all: a figure, a table (CSV) or a Keras model.
+
+    Raises OSError if the folder is missing or can't be written, TypeError for anything else.
+    """
+    path = Path(path)
+    if not os.access(path.parent, os.W_OK):
+        raise OSError(f"can't write {path.name}: the folder {str(path.parent)!r} is missing or read-only")
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        if isinstance(item, pd.DataFrame):
+            item.to_csv(part, index=False, lineterminator="\n")
+        elif isinstance(item, keras.Model):
+            item.save(part)
+        elif hasattr(item, "savefig"):
+            item.savefig(part, dpi=110, metadata={"Software": None})
+        else:
+            raise TypeError(f"expected a figure, a DataFrame or a keras.Model, not {type(item).__name__}")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
