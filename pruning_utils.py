@@ -242,7 +242,7 @@ def _prune(model, sparsity, method, ignored_layers, criterion, seed):
     layers = _prunable_layers(model, ignored_layers, method)
     scores = [_scores(layer, method, criterion, seed) for layer in layers]
     pruned = _copy(model)
-    for layer, score in zip(_prunable_layers(pruned, ignored_layers), scores, strict=True):
+    for layer, score in zip(_twins(model, pruned, layers), scores, strict=True):
         _apply_mask(layer, _numpy(layer.kernel), _keep(score, sparsity), method)
     return pruned
 
@@ -371,6 +371,12 @@ def _copy(model, changes=None):
             "custom classes a get_config() that returns all the arguments of their __init__."
         ) from error
     return copy
+
+
+def _twins(model, copy, layers):
+    """The layers of `copy` that stand where `layers` stand in `model` (a copy may have other automatic names)."""
+    twins = {id(layer): twin for (layer, _), (twin, _) in zip(_walk(model), _walk(copy), strict=True)}
+    return [twins[id(layer)] for layer in layers]
 
 
 def _set_weights(model, weights):
@@ -725,14 +731,11 @@ def sparsity_sweep(
     sparsities = [_check_sparsity(sparsity) for sparsity in sparsities]
     if not sparsities or any(a >= b for a, b in itertools.pairwise(sparsities)):
         raise ValueError(f"sparsities must increase from one to the next, not {sparsities}")
-    _prunable_layers(model, ignored_layers, "unit")
-    scores = {
-        method: [_scores(layer, method, criterion, seed) for layer in _prunable_layers(model, ignored_layers)]
-        for method in ("weight", "unit")
-    }
+    layers = _prunable_layers(model, ignored_layers, "unit")
+    scores = {method: [_scores(layer, method, criterion, seed) for layer in layers] for method in ("weight", "unit")}
     batches = _batches(model, x, y, batch_size)
     pruned = _copy(model)
-    layers = _prunable_layers(pruned, ignored_layers)
+    layers = _twins(model, pruned, layers)
     kernels = [_numpy(layer.kernel).copy() for layer in layers]
     uses = _uses(pruned, batches[0][0][:1])
     dense, rows = _sizes(pruned, uses)[0], []
