@@ -576,11 +576,11 @@ def remove_dead_units(model):
     the last: branches, shared or nested layers, activations across units (softmax), any other layer.
     """
     _prunable_layers(model, least=0)
-    copy = _copy(model)
-    layers = _single_path(copy)
+    layers = _single_path(model)
     places = [i for i, layer in enumerate(layers) if type(layer) in _UNIT_LAYERS]
     for layer in layers[places[0] : places[-1] + 1] if len(places) > 1 else ():
         _check_removable(layer, last=layer is layers[places[-1]])
+    layers = _twins(model, _copy(model), layers)  # to call them leaves traces, such as losses
     units = [layers[i] for i in places]
     kernels = [_numpy(layer.kernel).astype(np.float64) for layer in units]
     biases = [_numpy(layer.bias) if layer.use_bias else np.zeros(layer.kernel.shape[-1]) for layer in units]
@@ -672,7 +672,8 @@ def _trace(layer, bias, following):
     Returns a list of int arrays, the unit that each input channel of each layer in `following` comes from, and the
     inputs (positions, channels) of the last one if every unit puts out activation(bias).
     """
-    shape = (1, *(32 if size is None else size for size in layer.output.shape[1:]))
+    pools = [max(*other.pool_size, *other.strides) for other in following if hasattr(other, "pool_size")]
+    shape = (1, *(8 * math.prod(pools) if size is None else size for size in layer.output.shape[1:]))
     values = layer.activation(keras.ops.cast(bias, layer.compute_dtype))
     values = keras.ops.broadcast_to(values, shape)
     units = keras.ops.broadcast_to(keras.ops.arange(shape[-1], dtype="float32"), shape)
