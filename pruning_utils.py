@@ -12,7 +12,9 @@ fraction in [0, 1]. The file is read from top to bottom: data, network, masks, p
 measuring, plotting.
 """
 
+import base64
 import gzip
+import io
 import itertools
 import math
 import numbers
@@ -1022,3 +1024,112 @@ def save(item, path):
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+# -------------------------------------------------------------------------------------------- exploring
+
+
+def _explorer(name, model, dataset, images):
+    """A function of (method, sparsity) that prunes `model`, tests it, and returns the bytes of a PNG."""
+    import matplotlib.figure
+
+    x, y = dataset.x_test[:images], dataset.y_test[:images]
+    curves = sparsity_sweep(model, x, y)
+    pruned, batches = prune_units(model, 0.0), _batches(model, x, y, images)
+    layers = _prunable_layers(pruned, method="unit")
+    kernels = [_numpy(layer.kernel).copy() for layer in layers]
+    scores = {m: [_scores(layer, m, "magnitude", 0) for layer in layers] for m in COLORS}
+    shown = len(layers) // 2
+
+    def picture(method, sparsity):
+        for layer, kernel, score in zip(layers, kernels, scores[method], strict=True):
+            _apply_mask(layer, kernel, _keep(score, sparsity), method)
+        logs = pruned.test_on_batch(*batches[0], return_dict=True)
+        guesses = np.argmax(pruned.predict_on_batch(x[:8]), axis=-1)
+        figure = matplotlib.figure.Figure(figsize=(12, 3.6), dpi=80)
+        grid = figure.add_gridspec(
+            2, 9, width_ratios=[4, 0.4, 3, 0.2, 1, 1, 1, 1, 0.1], wspace=0.15, hspace=0.25, bottom=0.15
+        )
+        axis = figure.add_subplot(grid[:, 0])
+        for other, rows in curves.groupby("method", sort=False):
+            axis.plot(
+                rows["sparsity"],
+                rows["accuracy"],
+                color=COLORS[other],
+                label=f"{other}s",
+                alpha=1 if other == method else 0.3,
+            )
+        axis.plot([sparsity], [logs["accuracy"]], "o", color=COLORS[method], markersize=12)
+        axis.set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
+        axis.legend(loc="lower left")
+        axis = figure.add_subplot(grid[:, 2])
+        axis.imshow(
+            np.abs(_numpy(layers[shown].kernel))[:60, :60], cmap="gray_r", vmin=0, vmax=np.abs(kernels[shown]).std() * 3
+        )
+        axis.set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
+        axis.set_title(f"{layers[shown].name}: |w|, white = pruned", fontsize=10)
+        for i, guess in enumerate(guesses):
+            axis, right = figure.add_subplot(grid[i // 4, 4 + i % 4]), guess == y[i]
+            axis.imshow(x[i].reshape(28, 28), cmap="gray_r")
+            axis.set_axis_off()
+            text = f"{'✓' if right else '✗'} {dataset.class_names[guess]}"
+            axis.set_title(text, fontsize=9, color=COLORS["weight" if right else "unit"])
+        figure.suptitle(
+            f"{name}, {sparsity:.0%} of the {method}s pruned: accuracy {logs['accuracy']:.1%}, loss {logs['loss']:.3f} "
+            f"({len(y):,} test images)"
+        )
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        return png.getvalue()
+
+    return picture
+
+
+def explore_pruning(models, datasets, *, sparsity=0.9, images=2_000):
+    """None: shows sliders to prune with, and at once what that does, in a notebook with ipywidgets.
+
+    `models` and `datasets` map the same names to a compiled model and its `Dataset`. Accuracy and loss are measured on
+    the first `images` test images. Where widgets do not run (a page, a script) one picture of it remains.
+
+    Raises ValueError if the names differ, and as `sparsity_sweep` does.
+    """
+    if not models or set(models) != set(datasets):
+        raise ValueError(
+            f"models {sorted(models)} and datasets {sorted(datasets)} must have the same names, at least one"
+        )
+    sparsity, pictures = _check_sparsity(sparsity), {}
+
+    def picture(name, method, sparsity):
+        if name not in pictures:
+            pictures[name] = _explorer(name, models[name], datasets[name], images)
+        return pictures[name](method, sparsity)
+
+    current = picture(next(iter(models)), "weight", sparsity)
+    try:
+        import ipywidgets
+        from IPython.display import display
+    except ImportError:
+        return
+    image = ipywidgets.Image(value=current, format="png")
+    controls = [
+        ipywidgets.Dropdown(options=list(models), description="data set"),
+        ipywidgets.ToggleButtons(options=["weight", "unit"], description="prune by"),
+        ipywidgets.FloatSlider(
+            value=sparsity, min=0, max=0.99, step=0.01, description="sparsity", readout_format=".0%"
+        ),
+    ]
+
+    def redraw(_):
+        name, method, value = (control.value for control in controls)
+        image.value = picture(name, method, value)
+
+    for control in controls:
+        control.observe(redraw, names="value")
+    box = ipywidgets.VBox([ipywidgets.HBox(controls), image])
+    fallback = {"image/png": base64.b64encode(current).decode(), "text/plain": "the explorer, at one position"}
+    alt = {
+        "image/png": {
+            "alt": "Accuracy over sparsity with the position marked, a kernel with what is left, eight images"
+        }
+    }
+    display(box._repr_mimebundle_() | fallback, raw=True, metadata=alt)
