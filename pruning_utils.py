@@ -397,14 +397,14 @@ def _custom_objects(model):
             continue
         seen[id(item)] = item
         if isinstance(item, list | tuple):
-            queue += item
+            queue.extend(item)
         elif isinstance(item, dict):
-            queue += item.values()
+            queue.extend(item.values())
         elif isinstance(item, types.FunctionType):
             functions += [] if item.__module__.startswith("keras.") else [item]
         elif hasattr(item, "get_config") and hasattr(item, "__dict__") and not isinstance(item, type):
             classes |= {} if type(item).__module__.startswith("keras.") else {type(item).__name__: type(item)}
-            queue += vars(item).values()
+            queue.extend(vars(item).values())
     return classes, functions
 
 

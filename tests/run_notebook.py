@@ -4,6 +4,7 @@ Shows in the terminal which cell runs and the progress inside it, and leaves nei
 fails ends the run with its traceback, and then the file is left as it was.
 """
 
+import base64
 import os
 import sys
 import time
@@ -43,8 +44,10 @@ def main(source, target):
     for cell in book.cells:
         cell.metadata.pop("execution", None)  # clock times of one run
         for output in cell.get("outputs", []):
-            if output["output_type"] == "display_data" and not output["data"]:
-                cell.outputs.remove(output)
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        for name in cell.get("attachments", {}):  # the pictures at the top show this run, too
+            picture = source.parent / "images" / name
+            cell.attachments[name] = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
     book.metadata.pop("widgets", None)
     book.metadata.language_info = {"name": "python"}
     part = target.with_name(f".part-{os.getpid()}-{target.name}")
