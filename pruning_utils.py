@@ -14,6 +14,7 @@ measuring, plotting.
 
 import base64
 import gzip
+import inspect
 import io
 import itertools
 import math
@@ -360,6 +361,7 @@ def _copy(model, changes=None):
         finally:
             for function, name in zip(functions, names, strict=True):
                 function.__name__ = name
+        _drop_unknown_arguments(config, classes)
         for layer in config["config"]["layers"] if changes else ():
             layer.pop("build_config", None)
             layer["config"] |= changes.get(layer["config"]["name"], {})
@@ -369,10 +371,22 @@ def _copy(model, changes=None):
             _set_weights(copy, model.get_weights())
     except Exception as error:
         raise ValueError(
-            f"model {model.name!r} can't be copied through its configuration ({type(error).__name__}: {error}). Give "
-            "custom classes a get_config() that returns all the arguments of their __init__."
+            f"model {model.name!r} can't be copied through its configuration ({type(error).__name__}: "
+            f"{str(error)[:200]}). Give custom classes a get_config() that returns all the arguments of their __init__."
         ) from error
     return copy
+
+
+def _drop_unknown_arguments(config, classes):
+    """Take from each configuration in `config` what every layer has but `__init__` of its class doesn't accept."""
+    for value in config.values() if isinstance(config, dict) else config:
+        if isinstance(value, dict | list):
+            _drop_unknown_arguments(value, classes)
+    if isinstance(config, dict) and config.get("class_name") in classes:
+        accepted = inspect.signature(classes[config["class_name"]]).parameters.values()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):
+            for name in {"name", "trainable", "dtype"} - {parameter.name for parameter in accepted}:
+                config["config"].pop(name, None)
 
 
 def _twins(model, copy, layers):
@@ -766,10 +780,11 @@ def _score(model, batches, uses, dense):
     for images, labels in batches:
         model.reset_metrics()
         logs = model.test_on_batch(images, labels, return_dict=True)
-        accuracy = [value for name, value in logs.items() if "acc" in name]
-        if not accuracy:
+        names = [name for name in logs if name.endswith(("acc", "accuracy")) and "top_k" not in name]
+        if not names:
             raise ValueError(f"model {model.name!r} was not compiled with metrics=['accuracy']: it has {list(logs)}")
-        totals += np.array([float(accuracy[0]), float(logs["loss"])]) * len(labels)
+        accuracy = logs["accuracy" if "accuracy" in names else names[0]]
+        totals += np.array([float(accuracy), float(logs["loss"])]) * len(labels)
     model.reset_metrics()
     accuracy, loss = totals / sum(len(labels) for _, labels in batches)
     ratios = [whole / part if part else math.inf for whole, part in zip(dense, _sizes(model, uses)[1], strict=True)]
