@@ -246,7 +246,7 @@ def _prune(model, sparsity, method, ignored_layers, criterion, seed):
     scores = [_scores(layer, method, criterion, seed) for layer in layers]
     pruned = _copy(model)
     for layer, score in zip(_twins(model, pruned, layers), scores, strict=True):
-        _apply_mask(layer, _numpy(layer.kernel), _keep(score, sparsity), method)
+        _apply_mask(layer, _values(layer), _keep(score, sparsity), method)
     return pruned
 
 
@@ -333,12 +333,18 @@ def _scores(layer, method, criterion, seed):
     return _weight_scores(kernel) if method == "weight" else _unit_scores(kernel)
 
 
-def _apply_mask(layer, kernel, keep, method):
-    """Set the layer's kernel to `kernel` where `keep` and to zero elsewhere; with "unit", its bias too."""
+def _values(layer):
+    """Copies of the layer's kernel and of its bias, None if it has none."""
+    bias = getattr(layer, "bias", None)
+    return _numpy(layer.kernel).copy(), _numpy(bias).copy() if isinstance(bias, keras.Variable) else None
+
+
+def _apply_mask(layer, values, keep, method):
+    """Set the layer to the kernel and bias in `values`, zero where `keep` is False (the bias only with "unit")."""
+    kernel, bias = values
     layer.kernel.assign(np.where(keep, kernel, kernel.dtype.type(0)))
-    if method == "unit" and isinstance(getattr(layer, "bias", None), keras.Variable):
-        bias = _numpy(layer.bias)
-        layer.bias.assign(np.where(keep, bias, bias.dtype.type(0)))
+    if bias is not None:
+        layer.bias.assign(np.where(keep, bias, bias.dtype.type(0)) if method == "unit" else bias)
 
 
 def _numpy(variable):
@@ -435,8 +441,8 @@ class _HoldZeros:
     def __call__(self, value):
         if self.previous is not None:
             value = self.previous(value)
-        value = keras.ops.convert_to_tensor(value)
-        return keras.ops.where(self.mask, value, keras.ops.zeros_like(value))
+        value, mask = keras.ops.convert_to_tensor(value), keras.ops.convert_to_tensor(self.mask)
+        return keras.ops.where(mask, value, keras.ops.zeros_like(value))
 
 
 def hold_sparsity(model, *, ignored_layers=()):
@@ -562,7 +568,7 @@ class GradualPruning(keras.callbacks.Callback):
             return
         for layer in _prunable_layers(self.model, self.ignored_layers):
             score = _scores(layer, self.method, "magnitude", 0)
-            _apply_mask(layer, _numpy(layer.kernel), _keep(score, self.sparsity_at(due)), self.method)
+            _apply_mask(layer, _values(layer), _keep(score, self.sparsity_at(due)), self.method)
         hold_sparsity(self.model, ignored_layers=self.ignored_layers)
         self._pruned_at = due
 
@@ -753,12 +759,12 @@ def sparsity_sweep(
     batches = _batches(model, x, y, batch_size)
     pruned = _copy(model)
     layers = _twins(model, pruned, layers)
-    kernels = [_numpy(layer.kernel).copy() for layer in layers]
+    values = [_values(layer) for layer in layers]
     uses = _uses(pruned, batches[0][0][:1])
     dense, rows = _sizes(pruned, uses)[0], []
     for method, sparsity in progress([(method, sparsity) for method in scores for sparsity in sparsities], "sweep"):
-        for layer, kernel, score in zip(layers, kernels, scores[method], strict=True):
-            _apply_mask(layer, kernel, _keep(score, sparsity), method)
+        for layer, value, score in zip(layers, values, scores[method], strict=True):
+            _apply_mask(layer, value, _keep(score, sparsity), method)
         rows.append({"method": method, "sparsity": sparsity} | _score(pruned, batches, uses, dense))
     return pd.DataFrame(rows)
 
@@ -1052,13 +1058,13 @@ def _explorer(name, model, dataset, images):
     curves = sparsity_sweep(model, x, y)
     pruned, batches = prune_units(model, 0.0), _batches(model, x, y, images)
     layers = _prunable_layers(pruned, method="unit")
-    kernels = [_numpy(layer.kernel).copy() for layer in layers]
+    values = [_values(layer) for layer in layers]
     scores = {m: [_scores(layer, m, "magnitude", 0) for layer in layers] for m in COLORS}
     shown = len(layers) // 2
 
     def picture(method, sparsity):
-        for layer, kernel, score in zip(layers, kernels, scores[method], strict=True):
-            _apply_mask(layer, kernel, _keep(score, sparsity), method)
+        for layer, value, score in zip(layers, values, scores[method], strict=True):
+            _apply_mask(layer, value, _keep(score, sparsity), method)
         logs = pruned.test_on_batch(*batches[0], return_dict=True)
         guesses = np.argmax(pruned.predict_on_batch(x[:8]), axis=-1)
         figure = matplotlib.figure.Figure(figsize=(12, 3.6), dpi=80)
@@ -1079,7 +1085,10 @@ def _explorer(name, model, dataset, images):
         axis.legend(loc="lower left")
         axis = figure.add_subplot(grid[:, 2])
         axis.imshow(
-            np.abs(_numpy(layers[shown].kernel))[:60, :60], cmap="gray_r", vmin=0, vmax=np.abs(kernels[shown]).std() * 3
+            np.abs(_numpy(layers[shown].kernel))[:60, :60],
+            cmap="gray_r",
+            vmin=0,
+            vmax=np.abs(values[shown][0]).std() * 3,
         )
         axis.set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
         axis.set_title(f"{layers[shown].name}: |w|, white = pruned", fontsize=10)

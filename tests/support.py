@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
+STEPS = 1 if keras.backend.backend() == "torch" else 2  # torch allows one step per execution
+
 
 def mlp(inputs=6, units=(8, 5), outputs=3, *, bias=True, compiled=True, name=None, **options):
     """A Sequential of Dense layers d1, d2, …, out with random biases too."""

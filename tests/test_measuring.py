@@ -145,7 +145,7 @@ def by_hand(model, x, y, batch_size):
     return logs["accuracy"], logs["loss"]
 
 
-@pytest.mark.parametrize(("l1", "batch_size"), [(0.0, 10_000), (0.01, 7), (0.01, 50)])
+@pytest.mark.parametrize(("l1", "batch_size"), [(0.0, 10_000), (0.01, 7)])
 def test_sweep_equals_evaluate_on_pruned_models(l1, batch_size):
     model = mlp(units=(20, 10), compiled=False)
     if l1:
@@ -155,11 +155,11 @@ def test_sweep_equals_evaluate_on_pruned_models(l1, batch_size):
         shake(model)
     compile_(model)
     before = bits(model)
-    sparsities = (0.0, 0.3, 0.75, 1)
+    sparsities = (0.0, 0.75, 1)
     table = sparsity_sweep(model, X, Y, sparsities, batch_size=batch_size)
     assert bits(model) == before
     assert list(table.columns) == ["method", "sparsity", "accuracy", "loss", "compression_ratio", "theoretical_speedup"]
-    assert table["method"].tolist() == ["weight"] * 4 + ["unit"] * 4
+    assert table["method"].tolist() == ["weight"] * 3 + ["unit"] * 3
     assert table["sparsity"].tolist() == list(sparsities) * 2
     for row in table.itertuples():
         pruned = (prune_weights if row.method == "weight" else prune_units)(model, row.sparsity)
@@ -204,7 +204,7 @@ def test_other_losses_and_labels():
 
 
 def test_the_accuracy_is_chosen_among_metrics():
-    model = mlp(metrics=["sparse_top_k_categorical_accuracy", "sparse_categorical_accuracy"])
+    model = mlp(metrics=[keras.metrics.SparseTopKCategoricalAccuracy(3), "sparse_categorical_accuracy"])
     wanted = model.evaluate(X, Y, verbose=0, return_dict=True)
     assert wanted["sparse_categorical_accuracy"] < wanted["sparse_top_k_categorical_accuracy"] == 1
     assert score(model, X, Y)["accuracy"] == pytest.approx(wanted["sparse_categorical_accuracy"], abs=1e-6)
@@ -292,7 +292,7 @@ def two_inputs():
 
 
 def no_accuracy():
-    return mlp(metrics=["sparse_top_k_categorical_accuracy"])
+    return mlp(metrics=[keras.metrics.SparseTopKCategoricalAccuracy(2)])
 
 
 def uncompiled():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from support import bits, compile_, data, kernel, mlp, oracle_units, oracle_weights, predict, shake
+from support import STEPS, bits, compile_, data, kernel, mlp, oracle_units, oracle_weights, predict, shake
 
 from pruning_utils import hold_sparsity, prune_units, prune_weights, sparsity_report
 
@@ -94,7 +94,7 @@ def walk(model):
 
 
 @BOTH
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(sparsity=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)))
 def test_dense(prune, sparsity):
     check(mlp(), prune, data()[0], {"d1", "d2"}, sparsity)
@@ -137,9 +137,9 @@ def test_a_trained_model_keeps_weights_optimizer_and_compile_settings(prune):
     compile_(
         model,
         optimizer,
-        steps_per_execution=2,
+        steps_per_execution=STEPS,
         jit_compile=False,
-        metrics=["accuracy", "sparse_top_k_categorical_accuracy"],
+        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)],
     )
     x, y = data()
     model.fit(x, y, epochs=2, batch_size=8, verbose=0)
@@ -148,7 +148,7 @@ def test_a_trained_model_keeps_weights_optimizer_and_compile_settings(prune):
     assert pruned.optimizer.get_config() == optimizer.get_config()
     assert int(pruned.optimizer.iterations) == 0
     assert int(model.optimizer.iterations) == 6
-    assert pruned.steps_per_execution == 2
+    assert pruned.steps_per_execution == STEPS
     assert pruned.jit_compile is False
     assert pruned.get_compile_config() == model.get_compile_config()
     assert set(pruned.evaluate(x, y, verbose=0, return_dict=True)) == set(
@@ -365,7 +365,7 @@ def test_dtype_policies(prune, policy):
     assert [layer.dtype_policy.name for layer in pruned.layers] == [policy] * 3
     if policy == "mixed_float16":
         assert type(pruned.optimizer) is keras.optimizers.LossScaleOptimizer
-        assert type(pruned.optimizer.inner_optimizer) is keras.optimizers.Adam
+        assert pruned.optimizer.inner_optimizer.name.startswith("adam")
 
 
 @BOTH

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from support import bits, compile_, data, kernel, mlp, predict, shake
+from support import STEPS, bits, compile_, data, kernel, mlp, predict, shake
 
 from pruning_utils import hold_sparsity, prune_units, prune_weights, remove_dead_units, sparsity_report
 
@@ -130,7 +130,7 @@ def networks(draw, max_rank=3):
     return keras.Model(inputs, values)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(networks(), SPARSITY, st.sampled_from([prune_weights, prune_units]), st.integers(0, 99))
 def test_random_networks_keep_their_outputs(model, sparsity, prune, seed):
     shake(model, seed)
@@ -269,7 +269,7 @@ def test_precisions(policy):
     model = keras.Sequential([keras.Input((6,))])
     for units in (12, 8, 3):
         model.add(layers.Dense(units, activation="tanh", dtype=policy))
-    small = check(prune_units(shake(model, scale=0.3), 0.5), 1e-10 if policy == "float64" else 2e-2)
+    small = check(prune_units(shake(model, scale=0.3), 0.5), 1e-6 if policy == "float64" else 2e-2)
     assert widths(small) == [6, 4, 3]
     assert [str(w.dtype) for w in small.weights] == [str(w.dtype) for w in model.weights]
     assert small.layers[0].dtype_policy.name == policy
@@ -277,7 +277,7 @@ def test_precisions(policy):
 
 def test_compile_settings_come_along_and_the_result_trains():
     model = compile_(
-        mlp(compiled=False), keras.optimizers.SGD(0.05, momentum=0.9), steps_per_execution=2, jit_compile=False
+        mlp(compiled=False), keras.optimizers.SGD(0.05, momentum=0.9), steps_per_execution=STEPS, jit_compile=False
     )
     x, y = data()
     pruned = prune_units(model, 0.5)
