@@ -372,7 +372,7 @@ def _copy(model, changes=None):
             layer.pop("build_config", None)
             layer["config"] |= changes.get(layer["config"]["name"], {})
         with keras.saving.custom_object_scope(custom):
-            copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
+            copy = keras.saving.deserialize_keras_object(config)
         if changes is None:
             _set_weights(copy, model.get_weights())
     except Exception as error:
