@@ -18,7 +18,7 @@ lint: $(VENV)/ready
 	$(BIN) -m ruff format --check .
 
 unit: $(VENV)/ready
-	$(BIN) -m pytest --cov=pruning_utils --cov-branch --cov-fail-under=100
+	$(BIN) -m pytest -n auto --cov=pruning_utils --cov-branch --cov-fail-under=100
 
 notebook-test: $(VENV)/ready
 	$(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOK)

@@ -5,6 +5,7 @@ fails ends the run with its traceback, and then the file is left as it was.
 """
 
 import base64
+import csv
 import os
 import sys
 import time
@@ -31,6 +32,18 @@ def tell(text):
         print(text, file=sys.stderr, flush=True)
 
 
+def refresh_readme(root):
+    """Put the table of the run just made between the two marks in README.md."""
+    readme = root / "README.md"
+    with open(root / "images" / "summary.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    table = [header, ["---"] * len(header), *rows]
+    before, rest = readme.read_text(encoding="utf-8").split("images/summary.csv -->\n")
+    after = rest[rest.index("<!-- end of summary") :]
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in table)
+    readme.write_text(f"{before}images/summary.csv -->\n\n{lines}\n{after}", encoding="utf-8")
+
+
 def main(source, target):
     book = nbformat.read(source, as_version=4)
     start, code = time.time(), [i for i, cell in enumerate(book.cells) if cell.cell_type == "code"]
@@ -53,6 +66,8 @@ def main(source, target):
     part = target.with_name(f".part-{os.getpid()}-{target.name}")
     nbformat.write(book, part)
     os.replace(part, target)
+    if source == target:
+        refresh_readme(source.parent)
     tell(f"executed {len(code)} cells in {time.time() - start:.0f} s")
     print(file=sys.stderr)
 

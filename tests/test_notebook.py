@@ -1,5 +1,6 @@
 """The committed notebook: one clean run from top to bottom that any page can show, and exercises that work."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -110,3 +111,23 @@ def test_requirements_and_environment_agree():
     runs, _ = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("# What tests it")
     conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
     assert {name.replace("tensorflow>", "tensorflow-cpu>") for name in line.findall(runs)} == set(line.findall(conda))
+
+
+def readme():
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_shows_the_table_of_the_committed_run():
+    rows = (ROOT / "images" / "summary.csv").read_text(encoding="utf-8").splitlines()
+    table = readme().split("<!-- summary")[1].split("<!-- end")[0]
+    for row in csv.reader(rows):
+        assert f"| {' | '.join(row)} |" in table
+    shown = "".join("".join(output.get("data", {}).get("text/html", [])) for _, output in outputs())
+    for row in csv.reader(rows[1:]):
+        assert all(f"<td>{value}</td>" in shown for value in row), row
+
+
+def test_readme_example_prints_what_it_says(capsys):
+    code, printed = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", readme(), flags=re.S).groups()
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == printed.strip()
