@@ -1,0 +1,100 @@
+"""The notebook in JupyterLab, in a browser: open it, run all cells, look, and play with the explorer."""
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ENVIRONMENT, ROOT
+
+FILES = ("Model_pruning_exploration.ipynb", "pruning_utils.py", "data")
+LONGEST = 45 * 60  # seconds for all cells, many times what they take
+
+# The code cells as JupyterLab has them in memory: those that are not on the screen are not in the page.
+CELLS = """() => [...jupyterapp.shell.currentWidget.content.model.cells]
+  .filter(cell => cell.type === 'code')
+  .map(cell => [cell.executionCount, cell.outputs.toJSON()])"""
+READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+RUN = "() => { jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.finished = true }) }"
+SCROLL = """() => {
+  const notebook = jupyterapp.shell.currentWidget.content;
+  const explores = cell => cell.model.type === 'code' && cell.model.outputs.toJSON().some(
+    output => 'application/vnd.jupyter.widget-view+json' in (output.data || {}));
+  notebook.activeCellIndex = notebook.widgets.findIndex(explores);
+  return notebook.scrollToCell(notebook.activeCell, 'start');
+}"""
+LISTEN = """() => {
+  const start = performance.now(), picture = document.querySelector('img.widget-image');
+  window.answer = new Promise((done, failed) => {
+    picture.addEventListener('load', () => done(performance.now() - start), {once: true});
+    setTimeout(() => failed(new Error('the picture did not change in 20 s')), 20_000);
+  });
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, build):
+    """The address of the notebook in a JupyterLab on a free port, over copies of the files, with default settings."""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
+    for name in FILES:
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token, log = secrets.token_hex(16), build / "jupyterlab.log"
+    options = [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
+    options += ["--no-browser", "--allow-root", "--expose-app-in-browser", "--LabApp.news_url=None"]
+    options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    kinds = ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME", "JUPYTERLAB_SETTINGS", "JUPYTERLAB_WORKSPACES")
+    environment = ENVIRONMENT | {f"{kind}_DIR": str(home / kind) for kind in kinds}
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            **{"cwd": folder, "env": environment, "stdout": file, "stderr": file},
+        )
+        try:
+            for _ in range(600):
+                assert server.poll() is None, log.read_text()[-3000:]
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/lab/tree/{FILES[0]}?token={token}"
+        finally:
+            server.send_signal(signal.SIGTERM)  # ends its kernels, too
+            server.wait(60)
+
+
+def test_runs_and_explores(lab, page, build):
+    page.goto(lab)
+    page.wait_for_function(READY, timeout=120_000)
+    start = time.monotonic()
+    page.evaluate(RUN)
+    page.wait_for_function("() => window.finished", timeout=LONGEST * 1_000, polling=1_000)
+    seconds, cells = time.monotonic() - start, page.evaluate(CELLS)
+
+    outputs = [output for _, outputs in cells for output in outputs]
+    assert not [f"{output['ename']}: {output['evalue']}" for output in outputs if output["output_type"] == "error"]
+    assert [count for count, _ in cells] == list(range(1, len(cells) + 1))
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 12
+
+    page.evaluate(SCROLL)
+    slider, picture = page.get_by_role("slider"), page.locator("img.widget-image")
+    slider.focus()
+    times, seen = [], {picture.get_attribute("src")}
+    for key in ["ArrowLeft"] * 10 + ["ArrowRight"] * 10:
+        page.evaluate(LISTEN)
+        page.keyboard.press(key)
+        times.append(page.evaluate("() => window.answer"))
+        seen.add(picture.get_attribute("src"))
+    page.screenshot(path=build / "jupyterlab.png")
+    median = sorted(times)[len(times) // 2]
+    print(f"\nall cells in JupyterLab: {seconds:.0f} s; the explorer: {median:.0f} ms (at most {max(times):.0f})")
+    assert len(seen) == len(times) + 1
+    assert median < 300
