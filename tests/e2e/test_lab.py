@@ -48,10 +48,13 @@ def lab(tmp_path_factory, build):
         port = free.getsockname()[1]
     token, log = secrets.token_hex(16), build / "jupyterlab.log"
     options = [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
-    options += ["--no-browser", "--allow-root", "--expose-app-in-browser", "--LabApp.news_url=None"]
+    options += ["--no-browser", "--allow-root", "--expose-app-in-browser"]
     options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     kinds = ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME", "JUPYTERLAB_SETTINGS", "JUPYTERLAB_WORKSPACES")
     environment = ENVIRONMENT | {f"{kind}_DIR": str(home / kind) for kind in kinds}
+    news = home / "JUPYTERLAB_SETTINGS" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false"}')  # no question about it in the picture
     with log.open("w") as file:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options],
