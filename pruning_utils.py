@@ -978,9 +978,9 @@ COLORS = {"weight": "#0072B2", "unit": "#D55E00"}  # Okabe and Ito's blue and ve
 def plot_sweep(results, *, x="sparsity", title=None):
     """A figure of accuracy and loss against sparsity, one line per method, from the rows of `sparsity_sweep`.
 
-    With x="parameters_left" the axis is the fraction of the parameters that is not zero, on a logarithmic scale. A
-    column `stage` ("one-shot", "fine-tuned") makes a line of its own per stage, and `dataset` heads the title, which by
-    default says how far each method goes before it costs more than one point of accuracy.
+    With x="parameters_left" the axis is the fraction of the parameters that is left, on a logarithmic scale: the column
+    of that name, or 1 / compression_ratio. A column `stage` ("one-shot", "fine-tuned") makes a line of its own per stage, and `dataset`
+    heads the title, which by default says how far each method goes before it costs more than one point of accuracy.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -994,7 +994,7 @@ def plot_sweep(results, *, x="sparsity", title=None):
         raise ValueError(f"methods must be among {list(COLORS)}, not {sorted(set(results['method']))}")
     if x not in ("sparsity", "parameters_left"):
         raise ValueError(f"x must be 'sparsity' or 'parameters_left', not {x!r}")
-    data = results.assign(parameters_left=1 / results["compression_ratio"])
+    data = results if "parameters_left" in results else results.assign(parameters_left=1 / results["compression_ratio"])
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     look = {"style": "stage" if "stage" in data else "method", "markers": True, "markersize": 8, "linewidth": 2.2}
     for axis, y in zip(axes, ("accuracy", "loss"), strict=True):
