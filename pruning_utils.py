@@ -979,8 +979,9 @@ def plot_sweep(results, *, x="sparsity", title=None):
     """A figure of accuracy and loss against sparsity, one line per method, from the rows of `sparsity_sweep`.
 
     With x="parameters_left" the axis is the fraction of the parameters that is left, on a logarithmic scale: the column
-    of that name, or 1 / compression_ratio. A column `stage` ("one-shot", "fine-tuned") makes a line of its own per stage, and `dataset`
-    heads the title, which by default says how far each method goes before it costs more than one point of accuracy.
+    of that name, or 1 / compression_ratio. A column `stage` ("one-shot", "fine-tuned") makes a line of its own per
+    stage, and `dataset` heads the title, which by default says how far each method goes before it costs more than one
+    point of accuracy.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns

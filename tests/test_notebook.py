@@ -106,7 +106,7 @@ def test_figures_and_tables_are_there(name):
 
 
 def test_requirements_and_environment_agree():
-    """environment.yml has what runs the notebook, with the same lower bounds and TensorFlow's build without GPU code."""
+    """environment.yml has what runs the notebook, with the same lower bounds and TensorFlow's CPU build."""
     line = re.compile(r"^\s*-?\s*([A-Za-z][\w-]*>=[\d.]+)", re.M)
     runs, _ = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("# What tests it")
     conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
