@@ -2,8 +2,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin/python
 NOTEBOOK = Model_pruning_exploration.ipynb
+MODULE_TESTS = $(filter-out tests/test_notebook.py,$(wildcard tests/test_*.py))
+JAX ?= jax
+TORCH ?= torch==2.13.0  # comes without GPU code
 
-.PHONY: run test test-e2e lab lint unit notebook-test html bench clean
+.PHONY: run test test-e2e test-backends test-jax test-torch test-oldest test-colab lab lint unit notebook-test html bench clean
 
 run: $(VENV)/ready  ## execute the notebook; leaves its outputs, the figures and their tables
 	$(BIN) tests/run_notebook.py $(NOTEBOOK)
@@ -12,6 +15,17 @@ test: lint unit notebook-test  ## lint, the unit tests, and the whole notebook a
 
 test-e2e: $(VENV)/ready  ## the notebook alone in 2 GB, in JupyterLab, and as a page in a browser
 	$(BIN) -m pytest -s tests/e2e
+
+test-backends: test-jax test-torch  ## the unit tests of the module under Keras's other backends
+
+test-jax test-torch: test-%: .venv-%/ready
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n auto $(MODULE_TESTS)
+
+test-oldest: .venv-oldest/ready  ## the unit tests with the oldest versions in requirements.txt: PYTHON=python3.10
+	.venv-oldest/bin/python -m pytest -n auto
+
+test-colab: .venv-colab/ready  ## the notebook alone, with the versions Colab had in August 2026: PYTHON=python3.13
+	.venv-colab/bin/python -m pytest -s tests/e2e/test_alone.py
 
 lab: $(VENV)/ready  ## open the notebook in JupyterLab
 	$(BIN) -m jupyterlab $(NOTEBOOK)
@@ -37,5 +51,24 @@ $(VENV)/ready: requirements.txt
 	$(BIN) -m pip install --quiet -r requirements.txt
 	touch $@
 
+.venv-jax/ready: BACKEND = $(JAX)
+.venv-torch/ready: BACKEND = $(TORCH)
+.venv-jax/ready .venv-torch/ready: requirements.txt
+	$(PYTHON) -m venv $(@D)
+	grep -vE '^(tensorflow|jupyterlab|nbconvert|nbval|pytest-cov|ruff|playwright)>' $< > $(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet -r $(@D)/requirements.txt $(BACKEND)
+	touch $@
+
+.venv-oldest/ready: requirements.txt
+	$(PYTHON) -m venv $(@D)
+	sed 's/>=/==/' $< > $(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet -r $(@D)/requirements.txt
+	touch $@
+
+.venv-colab/ready: requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet -r $< 'tensorflow==2.20.*' 'keras==3.13.*' 'numpy==2.1.*'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-jax .venv-torch .venv-oldest .venv-colab build

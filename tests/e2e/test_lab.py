@@ -100,4 +100,3 @@ def test_runs_and_explores(lab, page, build):
     median = sorted(times)[len(times) // 2]
     print(f"\nall cells in JupyterLab: {seconds:.0f} s; the explorer: {median:.0f} ms (at most {max(times):.0f})")
     assert len(seen) == len(times) + 1
-    assert median < 300
