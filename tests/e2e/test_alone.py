@@ -138,7 +138,7 @@ def run(tmp_path_factory, group):
     held = "held to 2048 by the kernel" if group else "2048 allowed"
     print(f"\nthe notebook alone, on one core: {seconds:.0f} s, {peak / 2**20:.0f} MiB resident at most ({held})")
     assert group or peak <= LIMIT, f"{peak / 2**20:.0f} MiB:\n{log.read_text()[-1000:]}"
-    assert process.returncode == 0, log.read_text()[-5000:]
+    assert process.returncode == 0, log.read_text()[-3000:]
     executed = nbformat.read(folder / "executed.ipynb", as_version=4)
     return SimpleNamespace(folder=folder, cells=[cell for cell in executed.cells if cell.cell_type == "code"])
 
