@@ -431,7 +431,7 @@ def _custom_objects(model):
 # ---------------------------------------------------------------------------- holding sparsity in training
 
 
-class _HoldZeros:
+class _HoldZeros(keras.constraints.Constraint):
     """A variable's constraint: after every optimizer step, zero wherever `mask` is False."""
 
     def __init__(self, mask, previous):

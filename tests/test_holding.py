@@ -196,6 +196,15 @@ def test_a_nested_and_an_uncompiled_model_are_held():
     assert same(held, zeros(pruned.get_layer("inner")))
 
 
+def test_a_hold_is_a_constraint_in_the_eyes_of_keras():
+    """Keras 3.13 takes no other."""
+    model = prune_weights(compile_(mlp()), 0.5)
+    hold_sparsity(model)
+    held = [constraint for constraint in constraints(model) if constraint is not None]
+    assert held
+    assert all(isinstance(constraint, keras.constraints.Constraint) for constraint in held)
+
+
 def test_a_frozen_layer_can_be_held_and_released():
     model = prune_weights(mlp(), 0.5)
     model.layers[0].trainable = False

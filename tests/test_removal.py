@@ -15,7 +15,7 @@ ACTIVATIONS = [
     *("leaky_relu", "relu6", "hard_sigmoid", "hard_silu", "mish", "log_sigmoid", "celu", "hard_tanh", "hard_shrink"),
     *("soft_shrink", "tanh_shrink", "squareplus", "sparse_plus", "threshold"),
 ]
-ACTIVATIONS = [name for name in ACTIVATIONS if hasattr(keras.activations, name)]  # Keras 3.6 has not all of them
+ACTIVATIONS = [name for name in ACTIVATIONS if hasattr(keras.activations, name)]  # Keras 3.8 has not all of them
 SPARSITY = st.one_of(st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.floats(0, 1))
 
 
