@@ -1070,6 +1070,7 @@ def _explorer(name, model, dataset, images):
     def picture(method, sparsity):
         for layer, value, score in zip(layers, values, scores[method], strict=True):
             _apply_mask(layer, value, _keep(score, sparsity), method)
+        pruned.reset_metrics()  # in Keras 3.13 they go on from batch to batch
         logs = pruned.test_on_batch(*batches[0], return_dict=True)
         guesses = np.argmax(pruned.predict_on_batch(x[:8]), axis=-1)
         figure = matplotlib.figure.Figure(figsize=(12, 3.6), dpi=80)
