@@ -559,7 +559,8 @@ class GradualPruning(keras.callbacks.Callback):
     def _iterations(self):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        return int(_numpy(self.model.optimizer.iterations))
+        optimizer = self.model.optimizer  # of a loss-scaling one, Keras 3.8 counts in the optimizer within
+        return int(_numpy(getattr(optimizer, "inner_optimizer", optimizer).iterations))
 
     def _prune_if_due(self):
         step = min(self._step, self.end_step)
