@@ -4,7 +4,7 @@ BIN = $(VENV)/bin/python
 NOTEBOOK = Model_pruning_exploration.ipynb
 MODULE_TESTS = $(filter-out tests/test_notebook.py,$(wildcard tests/test_*.py))
 JAX ?= jax
-TORCH ?= torch==2.13.0  # comes without GPU code
+TORCH ?= torch==2.13.0
 
 .PHONY: run test test-e2e test-backends test-jax test-torch test-oldest test-colab lab lint unit notebook-test html bench clean
 
@@ -46,28 +46,17 @@ html: $(VENV)/ready  ## the executed notebook as one page, build/Model_pruning_e
 bench: $(VENV)/ready  ## speed of the sweep and of the pruned networks
 	env -u OPENBLAS_CORETYPE $(BIN) benchmarks/sweep.py
 
-$(VENV)/ready: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN) -m pip install --quiet -r requirements.txt
-	touch $@
+# What each environment changes in requirements.txt, and what it adds; .venv takes it as it is.
+.venv-jax/ready .venv-torch/ready: EDIT = /^(tensorflow|jupyterlab|nbconvert|nbval|pytest-cov|ruff|playwright)>/d
+.venv-jax/ready: EXTRA = $(JAX)
+.venv-torch/ready: EXTRA = $(TORCH)
+.venv-oldest/ready: EDIT = s/>=/==/
+.venv-colab/ready: EXTRA = 'tensorflow==2.20.*' 'keras==3.13.*' 'numpy==2.1.*'
 
-.venv-jax/ready: BACKEND = $(JAX)
-.venv-torch/ready: BACKEND = $(TORCH)
-.venv-jax/ready .venv-torch/ready: requirements.txt
-	$(PYTHON) -m venv $(@D)
-	grep -vE '^(tensorflow|jupyterlab|nbconvert|nbval|pytest-cov|ruff|playwright)>' $< > $(@D)/requirements.txt
-	$(@D)/bin/python -m pip install --quiet -r $(@D)/requirements.txt $(BACKEND)
-	touch $@
-
-.venv-oldest/ready: requirements.txt
-	$(PYTHON) -m venv $(@D)
-	sed 's/>=/==/' $< > $(@D)/requirements.txt
-	$(@D)/bin/python -m pip install --quiet -r $(@D)/requirements.txt
-	touch $@
-
-.venv-colab/ready: requirements.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet -r $< 'tensorflow==2.20.*' 'keras==3.13.*' 'numpy==2.1.*'
+%/ready: requirements.txt
+	$(PYTHON) -m venv $*
+	sed -E '$(EDIT)' $< > $*/requirements.txt
+	$*/bin/python -m pip install --quiet -r $*/requirements.txt $(EXTRA)
 	touch $@
 
 clean:
