@@ -739,7 +739,7 @@ def sparsity_report(model) -> pd.DataFrame:
 
 
 def sparsity_sweep(
-    model, x, y, sparsities=SPARSITIES, *, ignored_layers=(), criterion="magnitude", seed=0, batch_size=10_000
+    model, x, y, sparsities=SPARSITIES, *, ignored_layers=(), criterion="magnitude", seed=0, batch_size=2_500
 ) -> pd.DataFrame:
     """One row per method ("weight", "unit") and sparsity: how the model does on (x, y) when pruned once, not trained.
 
@@ -773,7 +773,7 @@ def sparsity_sweep(
     return pd.DataFrame(rows)
 
 
-def score(model, x, y, *, dense=None, batch_size=10_000) -> dict:
+def score(model, x, y, *, dense=None, batch_size=2_500) -> dict:
     """The `accuracy`, `loss`, `compression_ratio` and `theoretical_speedup` of one model, as in `sparsity_sweep`.
 
     The two ratios compare it with the model `dense`, by default with itself without its zeros.
@@ -786,9 +786,15 @@ def score(model, x, y, *, dense=None, batch_size=10_000) -> dict:
 
 
 def _score(model, batches, uses, dense):
+    accuracy, loss = _accuracy_and_loss(model, batches)
+    ratios = [whole / part if part else math.inf for whole, part in zip(dense, _sizes(model, uses)[1], strict=True)]
+    return {"accuracy": accuracy, "loss": loss, "compression_ratio": ratios[0], "theoretical_speedup": ratios[1]}
+
+
+def _accuracy_and_loss(model, batches):
     totals = np.zeros(2)
     for images, labels in batches:
-        model.reset_metrics()
+        model.reset_metrics()  # in Keras 3.13 they go on from batch to batch
         logs = model.test_on_batch(images, labels, return_dict=True)
         names = [name for name in logs if name.endswith(("acc", "accuracy")) and "top_k" not in name]
         if not names:
@@ -796,9 +802,7 @@ def _score(model, batches, uses, dense):
         accuracy = logs["accuracy" if "accuracy" in names else names[0]]
         totals += np.array([float(accuracy), float(logs["loss"])]) * len(labels)
     model.reset_metrics()
-    accuracy, loss = totals / sum(len(labels) for _, labels in batches)
-    ratios = [whole / part if part else math.inf for whole, part in zip(dense, _sizes(model, uses)[1], strict=True)]
-    return {"accuracy": accuracy, "loss": loss, "compression_ratio": ratios[0], "theoretical_speedup": ratios[1]}
+    return totals / sum(len(labels) for _, labels in batches)
 
 
 def _batches(model, x, y, batch_size):
@@ -1022,11 +1026,13 @@ def _finding(data):
     """One sentence: how far each method goes before it costs more than one point of accuracy."""
     last = data[data["stage"] == data["stage"].iloc[-1]] if "stage" in data else data
     parts = []
-    for method, rows in last.groupby("method", sort=False):
+    for method in (method for method in COLORS if method in set(last["method"])):
+        rows = last[last["method"] == method]
         good = rows[rows["accuracy"] >= rows["accuracy"].iloc[0] - 0.01]
         parts.append(f"{good['sparsity'].max():.0%} of the {method}s")
     name = f"{data['dataset'].iloc[0]}: " if "dataset" in data else ""
-    return f"{name}less than one point of accuracy lost with {' or '.join(parts)} pruned"
+    stage = f", {last['stage'].iloc[0]}" if "stage" in data else ""
+    return f"{name}less than one point of accuracy lost with {' or '.join(parts)} pruned{stage}"
 
 
 def save(item, path):
@@ -1071,8 +1077,7 @@ def _explorer(name, model, dataset, images):
     def picture(method, sparsity):
         for layer, value, score in zip(layers, values, scores[method], strict=True):
             _apply_mask(layer, value, _keep(score, sparsity), method)
-        pruned.reset_metrics()  # in Keras 3.13 they go on from batch to batch
-        logs = pruned.test_on_batch(*batches[0], return_dict=True)
+        accuracy, loss = _accuracy_and_loss(pruned, batches)
         guesses = np.argmax(pruned.predict_on_batch(x[:8]), axis=-1)
         figure = matplotlib.figure.Figure(figsize=(12, 3.6), dpi=80)
         grid = figure.add_gridspec(
@@ -1087,7 +1092,7 @@ def _explorer(name, model, dataset, images):
                 label=f"{other}s",
                 alpha=1 if other == method else 0.3,
             )
-        axis.plot([sparsity], [logs["accuracy"]], "o", color=COLORS[method], markersize=12)
+        axis.plot([sparsity], [accuracy], "o", color=COLORS[method], markersize=12)
         axis.set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
         axis.legend(loc="lower left")
         axis = figure.add_subplot(grid[:, 2])
@@ -1106,7 +1111,7 @@ def _explorer(name, model, dataset, images):
             text = f"{'✓' if right else '✗'} {dataset.class_names[guess]}"
             axis.set_title(text, fontsize=9, color=COLORS["weight" if right else "unit"])
         figure.suptitle(
-            f"{name}, {sparsity:.0%} of the {method}s pruned: accuracy {logs['accuracy']:.1%}, loss {logs['loss']:.3f} "
+            f"{name}, {sparsity:.0%} of the {method}s pruned: accuracy {accuracy:.1%}, loss {loss:.3f} "
             f"({len(y):,} test images)"
         )
         png = io.BytesIO()

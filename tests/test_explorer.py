@@ -116,6 +116,13 @@ def test_biases_come_back_when_less_is_pruned():
     assert picture("weight", 0.25) == first
 
 
+def test_accuracy_may_have_another_name(titles):
+    model = shake(build_model((6, 5), metrics=["sparse_categorical_accuracy"]))
+    pruning_utils._explorer("one", model, dataset(), 12)("weight", 0.5)
+    wanted = score(prune_weights(model, 0.5), dataset().x_test, dataset().y_test)
+    assert f"accuracy {wanted['accuracy']:.1%}" in titles[0]
+
+
 def test_without_widgets_nothing_is_shown(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     assert explore_pruning({"one": build_model((4, 3))}, {"one": dataset()}) is None

@@ -568,7 +568,7 @@ def test_plot_against_parameters_left_with_stages_and_a_data_set():
     assert "log scale" in figure.axes[1].get_xlabel()
     assert (
         figure.get_suptitle()
-        == "MNIST: less than one point of accuracy lost with 80% of the weights or 80% of the units pruned"
+        == "MNIST: less than one point of accuracy lost with 80% of the weights or 80% of the units pruned, fine-tuned"
     )
     points = sorted({x for line in figure.axes[0].get_lines() for x in line.get_xdata()})
     np.testing.assert_allclose(points, [0.2, 0.5, 1.0])
