@@ -358,6 +358,20 @@ def test_gradual_pruning_with_several_steps_per_execution_and_ignored_layers():
     assert [mask.sum() for mask in zeros(model)] == [60, 0, 0]
 
 
+@pytest.mark.parametrize("method", ["weight", "unit"])
+def test_gradual_pruning_leaves_ignored_layers_free_and_takes_the_biases_of_units(method):
+    model = mlp(units=(20, 10))
+    values = model.layers[1].get_weights()
+    values[0][:5] = 0
+    model.layers[1].set_weights(values)
+    fit(model, 4, callbacks=[GradualPruning(0, 0.5, 0, 3, 1, method=method, ignored_layers=["d2"])])
+    pruned, ignored, output = (mask.sum() for mask in zeros(model))
+    assert pruned == 60
+    assert ignored < 50  # its own zeros are not held
+    assert output == 0
+    assert (np.asarray(keras.ops.convert_to_numpy(model.layers[0].bias)) == 0).sum() == (10 if method == "unit" else 0)
+
+
 def test_gradual_pruning_asks_jax_for_its_state():
     model, calls = mlp(), []
     sync = getattr(model, "jax_state_sync", lambda: None)

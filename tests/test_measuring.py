@@ -121,6 +121,14 @@ def test_report_by_hand():
     assert [str(kind) for kind in report.dtypes[1:]] == ["Int64", "Int64", "float64", "Int64", "Int64"]
 
 
+def test_report_takes_units_from_the_last_axis_of_a_convolution():
+    model = keras.Sequential([keras.Input((5, 5, 2)), layers.Conv2D(4, 3, name="c")])
+    values = model.get_weights()
+    values[0][..., 1:] = 0
+    model.set_weights(values)
+    assert sparsity_report(model)[["units", "dead_units"]].iloc[0].tolist() == [4, 3]
+
+
 def test_report_counts_shared_and_nested_weights_once():
     shared = layers.Dense(4, name="shared")
     inner = keras.Sequential([keras.Input((4,)), shared, layers.Dense(3, name="deep")], name="inner")
@@ -606,11 +614,13 @@ def test_save_writes_tables_figures_and_models(tmp_path):
     assert save(table(), folder / "a.csv") == folder / "a.csv"
     pd.testing.assert_frame_equal(pd.read_csv(folder / "a.csv"), table())
     assert b"\r" not in (folder / "a.csv").read_bytes()
+    assert (folder / "a.csv").read_text(encoding="utf-8").startswith("method,")  # no index
     figure = plot_sweep(table())
     for name in ("b.png", "b.svg", "b.pdf"):
         assert isinstance(save(figure, str(folder / name)), Path)
     assert (folder / "b.png").read_bytes().startswith(b"\x89PNG")
     assert b"Software" not in (folder / "b.png").read_bytes()
+    assert plt.imread(folder / "b.png").shape[:2] == (495, 1320)  # 110 dots per inch
     plt.close(figure)
     model = mlp()
     save(model, folder / "c.keras")
