@@ -321,7 +321,7 @@ def _children(layer):
     return list({id(value): value for value in values if isinstance(value, keras.Layer)}.values())
 
 
-def _scores(layer, method, criterion, seed):
+def _scores(layer, method, criterion="magnitude", seed=0):
     """What decides which weights, or units, of `layer` go first: an array that broadcasts to its kernel."""
     if criterion not in ("magnitude", "random"):
         raise ValueError(f"criterion must be 'magnitude' or 'random', not {criterion!r}")
@@ -538,9 +538,12 @@ class GradualPruning(keras.callbacks.Callback):
         """The sparsity that the schedule asks for after `step` steps, 0 before `begin_step`."""
         if step < self.begin_step:
             return 0.0
-        step = self.end_step if step >= self.end_step else step - (step - self.begin_step) % self.frequency
-        left = 1 - (step - self.begin_step) / (self.end_step - self.begin_step)
+        left = 1 - (self._last_due(step) - self.begin_step) / (self.end_step - self.begin_step)
         return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**3
+
+    def _last_due(self, step):
+        """The last step up to `step` at which it prunes, if the schedule has begun."""
+        return self.end_step if step >= self.end_step else step - (step - self.begin_step) % self.frequency
 
     def on_train_begin(self, logs=None):
         layers = _prunable_layers(self.model, self.ignored_layers, self.method)
@@ -563,12 +566,11 @@ class GradualPruning(keras.callbacks.Callback):
         return int(_numpy(getattr(optimizer, "inner_optimizer", optimizer).iterations))
 
     def _prune_if_due(self):
-        step = min(self._step, self.end_step)
-        due = step if step == self.end_step else step - (step - self.begin_step) % self.frequency
+        due = self._last_due(self._step)
         if due < self.begin_step or due <= self._pruned_at:
             return
         for layer in _prunable_layers(self.model, self.ignored_layers):
-            score = _scores(layer, self.method, "magnitude", 0)
+            score = _scores(layer, self.method)
             _apply_mask(layer, _values(layer), _keep(score, self.sparsity_at(due)), self.method)
         hold_sparsity(self.model, ignored_layers=self.ignored_layers)
         self._pruned_at = due
@@ -1026,9 +1028,9 @@ def _finding(data):
     """One sentence: how far each method goes before it costs more than one point of accuracy."""
     last = data[data["stage"] == data["stage"].iloc[-1]] if "stage" in data else data
     parts = []
-    for method in (method for method in COLORS if method in set(last["method"])):
-        rows = last[last["method"] == method]
-        good = rows[rows["accuracy"] >= rows["accuracy"].iloc[0] - 0.01]
+    for method, rows in last.groupby("method", sort=False):
+        rows = rows.sort_values("sparsity")
+        good = rows[rows["accuracy"] > rows["accuracy"].iloc[0] - 0.01]
         parts.append(f"{good['sparsity'].max():.0%} of the {method}s")
     name = f"{data['dataset'].iloc[0]}: " if "dataset" in data else ""
     stage = f", {last['stage'].iloc[0]}" if "stage" in data else ""
@@ -1071,7 +1073,7 @@ def _explorer(name, model, dataset, images):
     pruned, batches = prune_units(model, 0.0), _batches(model, x, y, images)
     layers = _prunable_layers(pruned, method="unit")
     values = [_values(layer) for layer in layers]
-    scores = {m: [_scores(layer, m, "magnitude", 0) for layer in layers] for m in COLORS}
+    scores = {m: [_scores(layer, m) for layer in layers] for m in COLORS}
     shown = len(layers) // 2
 
     def picture(method, sparsity):
@@ -1096,12 +1098,11 @@ def _explorer(name, model, dataset, images):
         axis.set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
         axis.legend(loc="lower left")
         axis = figure.add_subplot(grid[:, 2])
-        axis.imshow(
-            np.abs(_numpy(layers[shown].kernel))[:60, :60],
-            cmap="gray_r",
-            vmin=0,
-            vmax=np.abs(values[shown][0]).std() * 3,
-        )
+        left = np.abs(_numpy(layers[shown].kernel))
+        left = left.reshape(-1, left.shape[-1])[:60, :60]
+        scale = 3 * np.abs(values[shown][0]).std() or 1
+        shade = np.minimum(left / scale, 1)  # what is left stays visible, however small
+        axis.imshow(np.where(left > 0, 0.2 + 0.8 * shade, 0), cmap="gray_r", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
         axis.set_title(f"{layers[shown].name}: |w|, white = pruned", fontsize=10)
         for i, guess in enumerate(guesses):

@@ -141,6 +141,16 @@ def test_a_damaged_file_says_what_to_do(damage, lone):
     assert caught.value.__suppress_context__
 
 
+def test_what_is_wrong_with_a_file_is_named(lone):
+    for change, message in [
+        ({"y_test": None}, r"\(KeyError: "),
+        ({"y_train": np.zeros(2, np.uint8)}, r"\(ValueError: images uint8 \(3, 28, 28\) with labels uint8 \(2,\)\)"),
+    ]:
+        np.savez(lone, **arrays(**change))
+        with pytest.raises(ValueError, match=message):
+            pruning_utils.load_dataset("mnist")
+
+
 def test_a_lone_module_asks_keras(lone, monkeypatch):
     part = (np.full((2, 28, 28), 51, np.uint8), np.array([3, 4], np.uint8))
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (part, part))

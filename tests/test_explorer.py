@@ -1,5 +1,6 @@
 """The explorer: the picture follows the controls, and without widgets nothing fails."""
 
+import base64
 import sys
 import types
 
@@ -75,9 +76,18 @@ def test_the_picture_follows_the_controls(widgets, titles):
     explore_pruning(models, {"one": data, "two": data}, sparsity=0.5, images=10)
     (bundle, options), first = shown[0], made["Image"].value
     assert first.startswith(b"\x89PNG")
-    assert options["raw"]
-    assert options["metadata"]["image/png"]["alt"]
     assert set(bundle) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+    assert base64.b64decode(bundle["image/png"]) == first
+    assert bundle["text/plain"] == "the explorer, at one position"
+    alt = "Accuracy over sparsity with the position marked, a kernel with what is left, eight images"
+    assert options == {"raw": True, "metadata": {"image/png": {"alt": alt}}}
+    slider = {"min": 0, "max": 0.99, "step": 0.01, "readout_format": ".0%"}
+    assert made["Dropdown"].options == {"options": ["one", "two"], "description": "data set"}
+    assert made["ToggleButtons"].options == {"options": ["weight", "unit"], "description": "prune by"}
+    assert made["FloatSlider"].options == {"value": 0.5, "description": "sparsity"} | slider
+    assert made["Image"].options == {"value": first, "format": "png"}
+    assert made["HBox"].children == ([made[kind] for kind in ("Dropdown", "ToggleButtons", "FloatSlider")],)
+    assert made["VBox"].children == ([made["HBox"], made["Image"]],)
     made["ToggleButtons"].set("unit")
     made["FloatSlider"].set(0.8)
     made["FloatSlider"].set(0.2)
@@ -116,11 +126,45 @@ def test_biases_come_back_when_less_is_pruned():
     assert picture("weight", 0.25) == first
 
 
+def test_a_convolution_is_shown_as_a_matrix_too(monkeypatch):
+    import keras
+    import matplotlib.axes
+    from keras import layers
+    from support import compile_, kernel
+
+    convolution = layers.Conv2D(3, 5, strides=5)
+    stack = [layers.Reshape((28, 28, 1)), convolution, layers.Flatten(), layers.Dense(10)]
+    model, shown = compile_(shake(keras.Sequential([keras.Input((784,)), *stack]))), []
+    imshow = matplotlib.axes.Axes.imshow
+    monkeypatch.setattr(
+        matplotlib.axes.Axes,
+        "imshow",
+        lambda self, a, **options: (shown.append((a, options)), imshow(self, a, **options)),
+    )
+    pruning_utils._explorer("images", model, dataset(), 12)("weight", 0.4)
+    (picture, options), *images = shown
+    assert picture.shape == (25, 3)
+    assert (picture == 0).sum() == 30
+    order = np.argsort(abs(kernel(convolution)).reshape(25, 3), axis=None)
+    assert (picture.ravel()[order[:30]] == 0).all()
+    assert (np.diff(picture.ravel()[order[30:]]) >= 0).all()
+    assert picture.ravel()[order[30]] >= 0.2  # what is left can be seen
+    assert picture.max() <= 1 == options["vmax"]
+    assert options["vmin"] == 0
+    assert [image.shape for image, _ in images] == [(28, 28)] * 8
+
+
 def test_accuracy_may_have_another_name(titles):
     model = shake(build_model((6, 5), metrics=["sparse_categorical_accuracy"]))
     pruning_utils._explorer("one", model, dataset(), 12)("weight", 0.5)
     wanted = score(prune_weights(model, 0.5), dataset().x_test, dataset().y_test)
     assert f"accuracy {wanted['accuracy']:.1%}" in titles[0]
+
+
+def test_it_starts_at_nine_tenths_of_the_weights_on_two_thousand_images(widgets, titles):
+    explore_pruning({"one": shake(build_model((4, 3)))}, {"one": dataset(2_001)})
+    assert titles[0].startswith("one, 90% of the weights pruned: ")
+    assert titles[0].endswith(" (2,000 test images)")
 
 
 def test_without_widgets_nothing_is_shown(monkeypatch, capsys):

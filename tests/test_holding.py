@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from keras import layers, optimizers
 from support import bits, compile_, data, half_even, kernel, mlp, oracle_units, oracle_weights, shake
 
+import pruning_utils
 from pruning_utils import GradualPruning, hold_sparsity, prune_units, prune_weights, release_sparsity
 
 X, Y = data()
@@ -325,6 +326,21 @@ def test_gradual_pruning_follows_the_schedule_and_holds_between(method, begin):
     assert same(before, zeros(model)[:2])
 
 
+def test_gradual_pruning_prunes_when_it_is_due_and_not_again(monkeypatch):
+    model, pruned_at = mlp(units=(20,), optimizer="sgd"), []
+    gradual, apply = GradualPruning(0.2, 0.8, 2, 9, 3), pruning_utils._apply_mask
+    monkeypatch.setattr(pruning_utils, "_apply_mask", lambda *args: (pruned_at.append(gradual._step), apply(*args)))
+    for _ in range(4):  # of three steps each: the schedule goes on, and ends
+        fit(model, 1, callbacks=[gradual])
+    assert pruned_at == [2, 5, 8, 9]
+
+
+def test_gradual_pruning_prunes_at_once_if_it_begins_at_once():
+    model = mlp(units=(20,), optimizer=optimizers.SGD(0.0))
+    model.fit(X[:8], Y[:8], verbose=0, callbacks=[GradualPruning(0.5, 0.8, 0, 100)])
+    assert zeros(model)[0].sum() == 60
+
+
 def test_gradual_pruning_prunes_the_smallest_at_that_moment():
     model = mlp(units=(20,), optimizer=optimizers.SGD(0.0))
     for method, oracle in (("weight", oracle_weights), ("unit", oracle_units)):
@@ -370,6 +386,16 @@ def test_gradual_pruning_leaves_ignored_layers_free_and_takes_the_biases_of_unit
     assert ignored < 50  # its own zeros are not held
     assert output == 0
     assert (np.asarray(keras.ops.convert_to_numpy(model.layers[0].bias)) == 0).sum() == (10 if method == "unit" else 0)
+
+
+def test_gradual_pruning_leaves_ignored_layers_free_before_it_prunes():
+    model = mlp(units=(20, 10))
+    values = model.layers[1].get_weights()
+    values[0][:10] = 0
+    model.layers[1].set_weights(values)
+    fit(model, 4, callbacks=[GradualPruning(0, 0.5, 1_000, 2_000, ignored_layers=["d2"])])
+    assert zeros(model)[1].sum() < 100
+    assert GradualPruning(0, 0.5, 1_000, 2_000).frequency == 100
 
 
 def test_gradual_pruning_asks_jax_for_its_state():

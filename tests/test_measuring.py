@@ -547,12 +547,17 @@ def table(**columns):
     return pd.DataFrame(rows, columns=names).assign(**columns)
 
 
+def curves(axis, points=3):
+    """The lines of data, without the empty ones that stand for them in the legend."""
+    return [line for line in axis.get_lines() if len(line.get_xdata()) == points]
+
+
 def test_plot_of_a_sweep():
     figure = plot_sweep(table())
     accuracy, loss = figure.axes
     assert accuracy.get_ylabel() == "test accuracy"
     assert loss.get_ylabel() == "test loss"
-    assert "sparsity" in accuracy.get_xlabel()
+    assert accuracy.get_xlabel() == loss.get_xlabel() == "sparsity (fraction pruned in each hidden layer)"
     assert (
         figure.get_suptitle()
         == "less than one point of accuracy lost with 80% of the weights or 50% of the units pruned"
@@ -561,8 +566,28 @@ def test_plot_of_a_sweep():
     assert loss.get_ylim()[0] == 0
     assert loss.get_legend() is None
     assert {text.get_text() for text in accuracy.get_legend().get_texts()} == {"weight", "unit"}
-    colours = {line.get_color() for line in accuracy.get_lines() if len(line.get_xdata()) == 3}
-    assert colours == {"#0072B2", "#D55E00"}
+    figure.canvas.draw()
+    left, right = accuracy.get_tightbbox(), loss.get_tightbbox()
+    assert left.x1 < right.x0 < right.x1 <= 1200  # side by side, and nothing overlaps or is cut off
+    assert 0 <= left.y0 < left.y1 < figure._suptitle.get_window_extent().y0
+    assert list(figure.get_size_inches()) == [12, 4.5]
+    plt.close(figure)
+
+
+def test_the_lines_of_a_plot():
+    figure = plot_sweep(table())
+    for axis, column in zip(figure.axes, ("accuracy", "loss"), strict=True):
+        weight, unit = curves(axis)
+        for line, method in ((weight, "weight"), (unit, "unit")):
+            rows = table()[table().method == method]
+            assert list(line.get_xdata()) == list(rows.sparsity)
+            assert list(line.get_ydata()) == list(rows[column])
+            assert line.get_color() == {"weight": "#0072B2", "unit": "#D55E00"}[method]
+            assert (line.get_linewidth(), line.get_markersize()) == (2.2, 8)
+        assert weight.get_linestyle() != unit.get_linestyle()  # apart without colour, too
+        assert weight.get_marker() != unit.get_marker()
+        assert "None" not in (weight.get_marker(), unit.get_marker())
+        assert axis.xaxis.get_gridlines()[0].get_alpha() == 0.3
     plt.close(figure)
 
 
@@ -573,14 +598,34 @@ def test_plot_against_parameters_left_with_stages_and_a_data_set():
     figure = plot_sweep(both, x="parameters_left")
     assert figure.axes[0].get_xscale() == figure.axes[1].get_xscale() == "log"
     assert figure.axes[0].xaxis_inverted()
-    assert "log scale" in figure.axes[1].get_xlabel()
+    assert {axis.get_xlabel() for axis in figure.axes} == {"fraction of all parameters left (log scale)"}
     assert (
         figure.get_suptitle()
         == "MNIST: less than one point of accuracy lost with 80% of the weights or 80% of the units pruned, fine-tuned"
     )
     points = sorted({x for line in figure.axes[0].get_lines() for x in line.get_xdata()})
     np.testing.assert_allclose(points, [0.2, 0.5, 1.0])
+    looks = {(line.get_color(), line.get_linestyle()) for line in curves(figure.axes[0])}
+    assert len(looks) == 4  # a colour per method, a style per stage
+    assert len({colour for colour, _ in looks}) == len({style for _, style in looks}) == 2
     assert plot_sweep(both, title="Mine").get_suptitle() == "Mine"
+    figure = plot_sweep(both.assign(parameters_left=0.3 + both.sparsity / 2), x="parameters_left")
+    points = sorted({x for line in figure.axes[0].get_lines() for x in line.get_xdata()})
+    np.testing.assert_allclose(points, [0.3, 0.55, 0.7])
+    plt.close("all")
+
+
+def test_the_title_counts_from_the_dense_network_and_does_not_round_a_whole_point_away():
+    rows = table(accuracy=[0.9, 0.89, 0.88, 0.9, 0.895, 0.891])
+    wanted = "less than one point of accuracy lost with 0% of the weights or 80% of the units pruned"
+    for order in (rows, rows[::-1], rows.iloc[[1, 0, 2, 5, 3, 4]]):
+        figure = plot_sweep(order)
+        assert set(figure.get_suptitle().split()) == set(wanted.split())
+        plt.close(figure)
+    assert plot_sweep(rows).get_suptitle() == wanted
+    one = pd.DataFrame([("unit", 0.5, 0.9, 0.1, 2.0, "MNIST", "once")], columns=[*rows.columns, "dataset", "stage"])
+    title = "MNIST: less than one point of accuracy lost with 50% of the units pruned, once"
+    assert plot_sweep(one).get_suptitle() == title
     plt.close("all")
 
 
@@ -648,7 +693,8 @@ def test_save_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_save_misuse(tmp_path, monkeypatch):
     for item in ({}, None, "text", layers.Dense(2)):
-        with pytest.raises(TypeError, match=r"figure, a DataFrame or a keras.Model, not"):
+        wanted = f"^expected a figure, a DataFrame or a keras.Model, not {type(item).__name__}$"
+        with pytest.raises(TypeError, match=wanted):
             save(item, tmp_path / "a.csv")
     with pytest.raises(OSError, match=r"the folder .*missing.* is missing or read-only"):
         save(table(), tmp_path / "missing" / "a.csv")
