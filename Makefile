@@ -6,7 +6,7 @@ MODULE_TESTS = $(filter-out tests/test_notebook.py,$(wildcard tests/test_*.py))
 JAX ?= jax
 TORCH ?= torch==2.13.0
 
-.PHONY: run test test-e2e test-backends test-jax test-torch test-oldest test-colab lab lint unit notebook-test html bench clean
+.PHONY: run test test-e2e test-backends test-jax test-torch test-oldest test-colab mutants lab lint unit notebook-test html bench clean
 
 run: $(VENV)/ready  ## execute the notebook; leaves its outputs, the figures and their tables
 	$(BIN) tests/run_notebook.py $(NOTEBOOK)
@@ -26,6 +26,15 @@ test-oldest: .venv-oldest/ready  ## the unit tests with the oldest versions in r
 
 test-colab: .venv-colab/ready  ## the notebook alone, with the versions Colab had in August 2026: PYTHON=python3.13
 	.venv-colab/bin/python -m pytest -s tests/e2e/test_alone.py
+
+mutants: .venv-torch/ready  ## change the module in every place, and see whether its unit tests notice, under torch
+	.venv-torch/bin/python -m pip install --quiet mutmut==3.8.1
+	rm -rf build/mutants
+	mkdir -p build/mutants
+	cp -r pruning_utils.py pyproject.toml data tests build/mutants
+	mv build/mutants/tests/mutmut.cfg build/mutants/setup.cfg
+	cd build/mutants && KERAS_BACKEND=torch OMP_NUM_THREADS=1 ../../.venv-torch/bin/mutmut run
+	cd build/mutants && ../../.venv-torch/bin/mutmut results
 
 lab: $(VENV)/ready  ## open the notebook in JupyterLab
 	$(BIN) -m jupyterlab $(NOTEBOOK)
