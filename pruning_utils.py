@@ -1071,7 +1071,7 @@ def _explorer(name, model, dataset, images):
     x, y = dataset.x_test[:images], dataset.y_test[:images]
     curves = sparsity_sweep(model, x, y)
     pruned, batches = prune_units(model, 0.0), _batches(model, x, y, images)
-    layers = _prunable_layers(pruned, method="unit")
+    layers = _prunable_layers(pruned)
     values = [_values(layer) for layer in layers]
     scores = {m: [_scores(layer, m) for layer in layers] for m in COLORS}
     shown = len(layers) // 2
@@ -1082,31 +1082,22 @@ def _explorer(name, model, dataset, images):
         accuracy, loss = _accuracy_and_loss(pruned, batches)
         guesses = np.argmax(pruned.predict_on_batch(x[:8]), axis=-1)
         figure = matplotlib.figure.Figure(figsize=(12, 3.6), dpi=80)
-        grid = figure.add_gridspec(
-            2, 9, width_ratios=[4, 0.4, 3, 0.2, 1, 1, 1, 1, 0.1], wspace=0.15, hspace=0.25, bottom=0.15
-        )
-        axis = figure.add_subplot(grid[:, 0])
-        for other, rows in curves.groupby("method", sort=False):
-            axis.plot(
-                rows["sparsity"],
-                rows["accuracy"],
-                color=COLORS[other],
-                label=f"{other}s",
-                alpha=1 if other == method else 0.3,
-            )
-        axis.plot([sparsity], [accuracy], "o", color=COLORS[method], markersize=12)
-        axis.set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
-        axis.legend(loc="lower left")
-        axis = figure.add_subplot(grid[:, 2])
+        places = "AAAAAA.KKKKKK00112233\nAAAAAA.KKKKKK44556677"
+        axes = figure.subplot_mosaic(places, gridspec_kw={"left": 0.06, "right": 0.99, "bottom": 0.15, "top": 0.85})
+        for other, color in COLORS.items():
+            rows, alpha = curves[curves["method"] == other], 1 if other == method else 0.3
+            axes["A"].plot("sparsity", "accuracy", data=rows, color=color, label=f"{other}s", alpha=alpha)
+        axes["A"].plot([sparsity], [accuracy], "o", color=COLORS[method], markersize=12)
+        axes["A"].set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
+        axes["A"].legend(loc="lower left")
         left = np.abs(_numpy(layers[shown].kernel))
         left = left.reshape(-1, left.shape[-1])[:60, :60]
-        scale = 3 * np.abs(values[shown][0]).std() or 1
-        shade = np.minimum(left / scale, 1)  # what is left stays visible, however small
-        axis.imshow(np.where(left > 0, 0.2 + 0.8 * shade, 0), cmap="gray_r", vmin=0, vmax=1)
-        axis.set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
-        axis.set_title(f"{layers[shown].name}: |w|, white = pruned", fontsize=10)
+        shade = np.where(left > 0, 0.2 + 0.8 * left / (left.max() or 1), 0)  # what is left can be seen, however small
+        axes["K"].imshow(shade, cmap="gray_r", vmin=0, vmax=1)
+        axes["K"].set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
+        axes["K"].set_title(f"{layers[shown].name}: |w|, white = pruned", fontsize=10)
         for i, guess in enumerate(guesses):
-            axis, right = figure.add_subplot(grid[i // 4, 4 + i % 4]), guess == y[i]
+            axis, right = axes[str(i)], guess == y[i]
             axis.imshow(x[i].reshape(28, 28), cmap="gray_r")
             axis.set_axis_off()
             text = f"{'✓' if right else '✗'} {dataset.class_names[guess]}"

@@ -1,15 +1,16 @@
 """The explorer: the picture follows the controls, and without widgets nothing fails."""
 
 import base64
+import itertools
 import sys
 import types
 
 import numpy as np
 import pytest
-from support import bits, shake
+from support import bits, kernel, predict, shake
 
 import pruning_utils
-from pruning_utils import Dataset, build_model, explore_pruning, prune_units, prune_weights, score
+from pruning_utils import Dataset, build_model, explore_pruning, prune_units, prune_weights, score, sparsity_sweep
 
 
 def dataset(n=12):
@@ -113,7 +114,73 @@ def test_the_picture_follows_the_controls(widgets, titles):
     assert [bits(model) for model in models.values()] == before
 
 
-def test_biases_come_back_when_less_is_pruned():
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures drawn."""
+    import matplotlib.figure
+
+    seen, original = [], matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda self, *a, **o: (seen.append(self), original(self, *a, **o))
+    )
+    return seen
+
+
+def test_the_picture_shows_the_curves_a_kernel_and_eight_images(figures):
+    model, data = shake(build_model((80, 70, 6, 5))), dataset()
+    picture = pruning_utils._explorer("one", model, data, 12)
+    png = picture("unit", 0.5)
+    pruned = prune_units(model, 0.5)
+    curve, matrix, *images = figures[0].axes
+    for line, method in zip(curve.get_lines(), ("weight", "unit"), strict=False):
+        rows = sparsity_sweep(model, data.x_test, data.y_test).query("method == @method")
+        assert list(line.get_xdata()) == list(rows.sparsity)
+        assert list(line.get_ydata()) == list(rows.accuracy)
+        assert (line.get_label(), line.get_color()) == (f"{method}s", pruning_utils.COLORS[method])
+        assert line.get_alpha() == (1 if method == "unit" else 0.3)
+    here = curve.get_lines()[2]
+    assert list(here.get_xdata()) == [0.5]
+    assert list(here.get_ydata()) == [score(pruned, data.x_test, data.y_test)["accuracy"]]
+    assert (here.get_marker(), here.get_markersize(), here.get_color()) == ("o", 12, pruning_utils.COLORS["unit"])
+    assert (curve.get_xlabel(), curve.get_ylabel()) == ("sparsity", "test accuracy")
+    assert (*curve.get_xlim(), *curve.get_ylim()) == (-0.03, 1.03, 0, 1.02)
+    assert curve.get_legend()._loc == 3  # lower left, where no curve is
+
+    left = abs(kernel(pruned.layers[2]))[:60]
+    np.testing.assert_allclose(matrix.get_images()[0].get_array(), np.where(left, 0.2 + 0.8 * left / left.max(), 0))
+    assert (matrix.get_title(), matrix.title.get_fontsize()) == ("hidden_3: |w|, white = pruned", 10)
+    assert (matrix.get_xlabel(), matrix.get_ylabel()) == ("units", "inputs")
+    assert not [*matrix.get_xticks(), *matrix.get_yticks()]
+    assert {image.get_cmap().name for axis in (matrix, *images) for image in axis.get_images()} == {"gray_r"}
+
+    guesses = predict(pruned, data.x_test[:8]).argmax(axis=1)
+    for axis, guess, x, y in zip(images, guesses, data.x_test, data.y_test, strict=False):
+        assert (axis.get_images()[0].get_array() == x.reshape(28, 28)).all()
+        assert axis.get_title() == f"{'✓' if guess == y else '✗'} {data.class_names[guess]}"
+        assert axis.title.get_color() == pruning_utils.COLORS["weight" if guess == y else "unit"]
+        assert axis.title.get_fontsize() == 9
+        assert not axis.axison
+    assert len(images) == 8
+    assert 0 < (guesses == data.y_test[:8]).sum() < 8
+
+    assert np.frombuffer(png[16:24], ">u4").tolist() == [960, 288]
+    boxes = [axis.get_tightbbox() for axis in figures[0].axes] + [figures[0]._suptitle.get_window_extent()]
+    assert all(0 <= box.x0 < box.x1 <= 960 and 0 <= box.y0 < box.y1 <= 288 for box in boxes)  # nothing is cut off
+    assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
+    assert min(box.x0 for box in boxes) < 20
+    assert max(box.x1 for box in boxes) > 935
+
+
+def test_a_large_kernel_is_shown_in_part_and_an_empty_one_is_white(figures):
+    picture = pruning_utils._explorer("one", shake(build_model((80, 70, 5))), dataset(), 12)
+    picture("weight", 0.5)
+    picture("weight", 1.0)
+    some, none = (figure.axes[1].get_images()[0].get_array() for figure in figures)
+    assert some.shape == none.shape == (60, 60)
+    assert (none == 0).all()
+
+
+def test_biases_go_with_their_units_and_come_back_when_less_is_pruned(titles):
     import keras
     from keras import layers
     from support import compile_
@@ -122,7 +189,9 @@ def test_biases_come_back_when_less_is_pruned():
     model = compile_(shake(keras.Sequential([keras.Input((784,)), *stack])))
     picture = pruning_utils._explorer("biased", model, dataset(), 12)
     first = picture("weight", 0.25)
-    picture("unit", 0.9)
+    picture("unit", 0.75)
+    wanted = score(prune_units(model, 0.75), dataset().x_test, dataset().y_test)
+    assert f"loss {wanted['loss']:.3f} (" in titles[1]
     assert picture("weight", 0.25) == first
 
 
@@ -130,7 +199,7 @@ def test_a_convolution_is_shown_as_a_matrix_too(monkeypatch):
     import keras
     import matplotlib.axes
     from keras import layers
-    from support import compile_, kernel
+    from support import compile_
 
     convolution = layers.Conv2D(3, 5, strides=5)
     stack = [layers.Reshape((28, 28, 1)), convolution, layers.Flatten(), layers.Dense(10)]

@@ -63,6 +63,12 @@ def test_the_seed_decides_the_weights():
     assert kernel(same_shape.layers[0]).tobytes() != kernel(same_shape.layers[1]).tobytes()
 
 
+def test_each_layer_has_a_seed_of_its_own():
+    for number, layer in enumerate(build_model((784, 784), seed=3).layers[:2]):
+        initial = keras.initializers.GlorotUniform(3 + number)((784, 784))
+        assert kernel(layer).tobytes() == np.asarray(keras.ops.convert_to_numpy(initial)).tobytes()
+
+
 def test_options_of_the_network():
     model = build_model([4], learning_rate=0.5, l1=0.25, steps_per_execution=3, metrics=["mae"], loss="mse")
     assert float(model.optimizer.learning_rate) == 0.5
@@ -85,7 +91,7 @@ def test_options_of_the_network():
         ({"l1": "x"}, ValueError, "'x'"),
         ({"l1": True}, ValueError, "True"),
         ({"l1": math.nan}, ValueError, "nan"),
-        ({"l1": math.inf}, ValueError, "inf"),
+        ({"l1": math.inf}, ValueError, "l1 must be a number of at least 0, not inf"),
         ({"seed": -1}, ValueError, "seed must be a whole number of at least 0, not -1"),
     ],
 )
@@ -270,6 +276,12 @@ def test_a_shared_layer_counts_as_often_as_it_is_used():
     assert ratio(model, model, (4,)) == (2 * 16 + 8, 2 * 16 + 8)
 
 
+def test_without_a_dense_model_the_ratios_compare_a_model_with_itself_without_zeros():
+    model = pruning_utils.prune_weights(mlp(units=(10,), bias=False), 0.5)  # 30 of 60 weights, none of 30
+    assert score(model, X, Y)["compression_ratio"] == score(model, X, Y)["theoretical_speedup"] == 90 / 60
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_ratios_of_a_network_of_zeros_are_infinite():
     model = mlp(units=(4,), bias=False)
     model.set_weights([w * 0 for w in model.get_weights()])
