@@ -200,6 +200,28 @@ def test_sweep_with_random_criterion_and_ignored_layers():
         assert row.loss == pytest.approx(by_hand(pruned, X, Y, 50)[1], abs=1e-5)
 
 
+def test_the_random_criterion_starts_from_seed_zero():
+    tables = [sparsity_sweep(mlp(units=(20, 10)), X, Y, [0.5], criterion="random", **o) for o in ({}, {"seed": 0})]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_sweep_compares_with_all_parameters_even_if_some_are_zero_already(capsys):
+    model = prune_weights(mlp(units=(10,), bias=False), 0.5)  # 30 of 60 weights, none of 30
+    table = sparsity_sweep(model, X, Y, [0.0])
+    assert table["compression_ratio"].tolist() == table["theoretical_speedup"].tolist() == [90 / 60] * 2
+    assert capsys.readouterr().err.startswith("sweep: 1 of 2, ")
+
+
+def test_memory_is_bounded_by_batches_of_2500(monkeypatch):
+    sizes, test = [], keras.Model.test_on_batch
+    record = lambda self, x, y, **options: (sizes.append(len(y)), test(self, x, y, **options))[1]  # noqa: E731
+    monkeypatch.setattr(keras.Sequential, "test_on_batch", record)
+    x, y = np.ones((2_501, 6), "float32"), np.zeros(2_501, int)
+    score(mlp(), x, y)
+    sparsity_sweep(mlp(), x, y, [0.0])
+    assert sizes == [2_500, 1] * 2
+
+
 def test_other_losses_and_labels():
     one_hot = np.eye(3)[Y]
     for loss, labels in (("sparse_categorical_crossentropy", Y[:, None]), ("categorical_crossentropy", one_hot)):
@@ -221,6 +243,8 @@ def test_the_accuracy_is_chosen_among_metrics():
     model = mlp(metrics=[keras.metrics.SparseTopKCategoricalAccuracy(3), "sparse_categorical_accuracy"])
     wanted = model.evaluate(X, Y, verbose=0, return_dict=True)
     assert wanted["sparse_categorical_accuracy"] < wanted["sparse_top_k_categorical_accuracy"] == 1
+    assert score(model, X, Y)["accuracy"] == pytest.approx(wanted["sparse_categorical_accuracy"], abs=1e-6)
+    model = mlp(metrics=[keras.metrics.SparseTopKCategoricalAccuracy(3, name="loose_accuracy"), "accuracy"])
     assert score(model, X, Y)["accuracy"] == pytest.approx(wanted["sparse_categorical_accuracy"], abs=1e-6)
 
 
@@ -249,6 +273,7 @@ def ratio(model, pruned, shape):
         ([layers.Conv1D(4, 3)], (8, 2), 6 * 24),
         ([layers.Conv2D(4, 3, groups=2)], (5, 5, 2), 9 * 4 * 9),
         ([layers.DepthwiseConv2D(3, depth_multiplier=2)], (5, 5, 2), 9 * 4 * 9),
+        ([layers.DepthwiseConv1D(3, depth_multiplier=2)], (5, 2), 3 * 4 * 3),
         ([layers.Conv2DTranspose(4, 3, strides=2)], (5, 5, 2), 25 * 2 * 4 * 9),
         ([layers.EinsumDense("abc,cde->abde", (None, 4, 5))], (7, 3), 7 * 60),
         ([layers.EinsumDense("abcd,cde->abe", (None, 5))], (7, 3, 4), 7 * 60),
@@ -274,6 +299,25 @@ def test_a_shared_layer_counts_as_often_as_it_is_used():
     inputs = keras.Input((4,))
     model = shake(keras.Model(inputs, layers.Dense(2, use_bias=False)(shared(shared(inputs)))))
     assert ratio(model, model, (4,)) == (2 * 16 + 8, 2 * 16 + 8)
+    assert pruning_utils._sizes(model, {}).tolist() == [[28, 0], [28, 0]]
+
+
+def test_layers_may_take_more_than_their_inputs():
+    class Scaled(layers.Dense):
+        def call(self, inputs, scale, *, shift):
+            return super().call(inputs) * scale + shift
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = Scaled(5), layers.Dense(3)
+
+        def call(self, inputs):
+            return self.two(self.one(inputs, inputs[:, :1], shift=1.0))
+
+    model = compile_(Own())
+    model(keras.ops.convert_to_tensor(X))
+    assert score(model, X, Y)["loss"] == pytest.approx(by_hand(model, X, Y, 50)[1], abs=1e-5)
 
 
 def test_without_a_dense_model_the_ratios_compare_a_model_with_itself_without_zeros():
@@ -325,6 +369,11 @@ def with_nan():
     return model
 
 
+def upside_down():
+    stack = [layers.Conv1DTranspose(2, 2), layers.Flatten(), layers.Dense(3)]
+    return compile_(keras.Sequential([keras.Input((4, 1)), *stack]))
+
+
 def one_hot_loss():
     return mlp(loss="categorical_crossentropy")
 
@@ -365,6 +414,7 @@ SWEEP_MISUSE = [
     (mlp, {"ignored_layers": ["d5"]}, ValueError, "d5"),
     (mlp, {"criterion": "best"}, ValueError, "'best'"),
     (with_nan, {}, ValueError, "'d1' holds NaN"),
+    (upside_down, {"x": np.ones((50, 4, 1))}, ValueError, "last axis"),
 ]
 
 
@@ -498,6 +548,26 @@ def test_progress_in_a_terminal_leaves_an_empty_line(monkeypatch, capsys):
     assert screen.getvalue().endswith("\r" + " " * 79 + "\r")
     assert "\n" not in screen.getvalue()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_each_line_of_progress_is_shown_at_once(kind, monkeypatch):
+    screen, shown = kind(), []
+    screen.flush = lambda: shown.append(screen.getvalue())
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    list(progress([1, 2], "work"))
+    assert shown[0].strip() == "work: 1 of 2, 0 s left"
+    assert "work: 2 of 2, 0 s left" in shown[1]
+    shell = types.SimpleNamespace(kernel=object())
+    display = types.SimpleNamespace(clear_output=lambda wait=False: None)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell, display=display))
+    monkeypatch.setattr("sys.stdout", screen)
+    before = screen.getvalue()
+    del shown[:]
+    list(progress([1, 2], "work"))
+    lines = ["work: 1 of 2, 0 s left", "work: 2 of 2, 0 s left", ""]
+    assert shown == [before + "".join(lines[: n + 1]) for n in range(3)]
 
 
 def test_progress_tells_the_time_left(monkeypatch, capsys):
