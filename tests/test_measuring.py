@@ -235,8 +235,17 @@ def test_other_losses_and_labels():
     model.compile("sgd", keras.losses.sparse_categorical_crossentropy, metrics=["accuracy"])
     with pytest.raises(ValueError, match="labels must be in"):
         score(model, X, Y + 1)
-    model.compile("sgd", lambda y, p: keras.ops.mean(p, -1), metrics=["accuracy"])
-    score(model, X, one_hot)
+
+    class Nameless:
+        def __call__(self, y, p):
+            return keras.ops.mean(p, -1)
+
+    for loss in (lambda y, p: keras.ops.mean(p, -1), Nameless()):
+        model.compile("sgd", loss, metrics=["accuracy"])
+        score(model, X, one_hot)
+    model = keras.Sequential([keras.Input((7, 2)), layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    score(model, np.ones((2, 7, 2)), np.eye(3)[np.zeros((2, 7), int)])
 
 
 def test_the_accuracy_is_chosen_among_metrics():
