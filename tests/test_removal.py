@@ -227,6 +227,12 @@ def test_batch_normalization_around_flatten(place):
     assert new.gamma.shape[0] == (2 if place == "before" else 32)
 
 
+def test_batch_normalization_may_name_the_last_axis_by_its_number():
+    stack = [layers.Dense(8), layers.BatchNormalization(axis=1), layers.Dense(3)]
+    model = shake(keras.Sequential([keras.Input((6,)), *stack]))
+    assert widths(check(prune_units(model, 0.5))) == [4, 3]
+
+
 def test_layers_outside_the_kernels_are_left_alone():
     normalization = layers.Normalization()
     normalization.adapt(data(inputs=4)[0] * 3)
