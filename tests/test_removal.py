@@ -344,6 +344,12 @@ def two_outputs():
     return keras.Model(inputs, [values, layers.Dense(2, name="b")(values)], name="forked")
 
 
+def second_output():
+    inputs = keras.Input((4,))
+    values = layers.Dense(4, name="a")(inputs)
+    return keras.Model(inputs, [layers.Dense(2, name="b")(values), values], name="late")
+
+
 def early_output():
     inputs = keras.Input((4,))
     values = layers.Dense(4, name="a")(inputs)
@@ -383,7 +389,8 @@ REFUSED = [
     (branch, "'b'|'join'"),
     (shared, "'twice'|'out'"),
     (two_inputs, "'pair'"),
-    (two_outputs, "'forked'"),
+    (two_outputs, "^the output of model 'forked' is not that of its last layer, 'b'$"),
+    (second_output, "'late'"),
     (nested, "nested model 'inner'"),
     (subclassed, "'free' is not a Sequential or functional model"),
     (stack(layers.Dense(4, activation="softmax", name="soft")), "'soft'.*not elementwise"),
@@ -398,6 +405,7 @@ REFUSED = [
     (stack(layers.Reshape((2, 3), name="shape")), r"'shape' \(Reshape\)"),
     (stack(layers.Lambda(lambda x: x, name="free")), r"'free' \(Lambda\)"),
     (stack(Doubled(3, name="mine")), r"'mine' \(Doubled\)"),
+    (stack(layers.Dense(5), layers.Softmax(name="late")), r"'late' \(Softmax\)"),
     (stack(layers.BatchNormalization(axis=1, name="norm"), shape=(3, 4)), "'norm'.*channels on the last axis"),
     (
         stack(layers.DepthwiseConv2D(2, name="depth"), shape=(5, 5, 1), first=layers.Conv2D(2, 2)),
@@ -435,6 +443,11 @@ def test_a_last_convolution_in_groups_is_refused():
     model = keras.Sequential([keras.Input((5, 5, 1)), layers.Conv2D(4, 2), layers.Conv2D(4, 2, groups=2, name="split")])
     with pytest.raises(ValueError, match="'split'"):
         remove_dead_units(model)
+
+
+def test_a_single_kernel_may_be_of_any_kind():
+    model = keras.Sequential([keras.Input((5, 5, 2)), layers.Conv2D(4, 2, groups=2), layers.Softmax()])
+    check(shake(model))
 
 
 def test_a_branch_beside_the_model_does_not_matter():
