@@ -1082,26 +1082,28 @@ def _explorer(name, model, dataset, images):
         accuracy, loss = _accuracy_and_loss(pruned, batches)
         guesses = np.argmax(pruned.predict_on_batch(x[:8]), axis=-1)
         figure = matplotlib.figure.Figure(figsize=(12, 3.6), dpi=80)
-        places = "AAAAAA.KKKKKK00112233\nAAAAAA.KKKKKK44556677"
-        axes = figure.subplot_mosaic(places, gridspec_kw={"left": 0.06, "right": 0.99, "bottom": 0.15, "top": 0.85})
+        ratios = {"width_ratios": [6, 5, 10], "left": 0.06, "right": 0.99, "bottom": 0.15, "top": 0.85}
+        curve, matrix, tiles = figure.subplots(1, 3, gridspec_kw=ratios)
         for other, color in COLORS.items():
             rows, alpha = curves[curves["method"] == other], 1 if other == method else 0.3
-            axes["A"].plot("sparsity", "accuracy", data=rows, color=color, label=f"{other}s", alpha=alpha)
-        axes["A"].plot([sparsity], [accuracy], "o", color=COLORS[method], markersize=12)
-        axes["A"].set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
-        axes["A"].legend(loc="lower left")
+            curve.plot("sparsity", "accuracy", data=rows, color=color, label=f"{other}s", alpha=alpha)
+        curve.plot([sparsity], [accuracy], "o", color=COLORS[method], markersize=12)
+        curve.set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
+        curve.legend(loc="lower left")
         left = np.abs(_numpy(layers[shown].kernel))
         left = left.reshape(-1, left.shape[-1])[:60, :60]
         shade = np.where(left > 0, 0.2 + 0.8 * left / (left.max() or 1), 0)  # what is left can be seen, however small
-        axes["K"].imshow(shade, cmap="gray_r", vmin=0, vmax=1)
-        axes["K"].set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
-        axes["K"].set_title(f"{layers[shown].name}: |w|, white = pruned", fontsize=10)
+        matrix.imshow(shade, cmap="gray_r", vmin=0, vmax=1)
+        matrix.set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
+        matrix.set_title(f"{layers[shown].name}: |w|, white = pruned", fontsize=10)
+        tile = np.zeros((8, 36, 36))  # one axis for eight images, since each axis takes its time to draw
+        tile[: len(guesses), 8:, 4:-4] = x[:8].reshape(-1, 28, 28)
+        tiles.imshow(tile.reshape(2, 4, 36, 36).swapaxes(1, 2).reshape(72, 144), cmap="gray_r")
+        tiles.set_axis_off()
         for i, guess in enumerate(guesses):
-            axis, right = axes[str(i)], guess == y[i]
-            axis.imshow(x[i].reshape(28, 28), cmap="gray_r")
-            axis.set_axis_off()
-            text = f"{'✓' if right else '✗'} {dataset.class_names[guess]}"
-            axis.set_title(text, fontsize=9, color=COLORS["weight" if right else "unit"])
+            text = f"{'✓' if guess == y[i] else '✗'} {dataset.class_names[guess]}"
+            color = COLORS["weight" if guess == y[i] else "unit"]
+            tiles.text(i % 4 * 36 + 18, i // 4 * 36 + 6, text, ha="center", fontsize=9, color=color)
         figure.suptitle(
             f"{name}, {sparsity:.0%} of the {method}s pruned: accuracy {accuracy:.1%}, loss {loss:.3f} "
             f"({len(y):,} test images)"

@@ -131,7 +131,7 @@ def test_the_picture_shows_the_curves_a_kernel_and_eight_images(figures):
     picture = pruning_utils._explorer("one", model, data, 12)
     png = picture("unit", 0.5)
     pruned = prune_units(model, 0.5)
-    curve, matrix, *images = figures[0].axes
+    curve, matrix, tiles = figures[0].axes
     for line, method in zip(curve.get_lines(), ("weight", "unit"), strict=False):
         rows = sparsity_sweep(model, data.x_test, data.y_test).query("method == @method")
         assert list(line.get_xdata()) == list(rows.sparsity)
@@ -151,16 +151,20 @@ def test_the_picture_shows_the_curves_a_kernel_and_eight_images(figures):
     assert (matrix.get_title(), matrix.title.get_fontsize()) == ("hidden_3: |w|, white = pruned", 10)
     assert (matrix.get_xlabel(), matrix.get_ylabel()) == ("units", "inputs")
     assert not [*matrix.get_xticks(), *matrix.get_yticks()]
-    assert {image.get_cmap().name for axis in (matrix, *images) for image in axis.get_images()} == {"gray_r"}
+    assert {axis.get_images()[0].get_cmap().name for axis in (matrix, tiles)} == {"gray_r"}
 
     guesses = predict(pruned, data.x_test[:8]).argmax(axis=1)
-    for axis, guess, x, y in zip(images, guesses, data.x_test, data.y_test, strict=False):
-        assert (axis.get_images()[0].get_array() == x.reshape(28, 28)).all()
-        assert axis.get_title() == f"{'✓' if guess == y else '✗'} {data.class_names[guess]}"
-        assert axis.title.get_color() == pruning_utils.COLORS["weight" if guess == y else "unit"]
-        assert axis.title.get_fontsize() == 9
-        assert not axis.axison
-    assert len(images) == 8
+    canvas, texts = tiles.get_images()[0].get_array(), tiles.texts
+    for i, (text, guess, x, y) in enumerate(zip(texts, guesses, data.x_test, data.y_test, strict=False)):
+        row, column = i // 4 * 36, i % 4 * 36
+        assert (canvas[row + 8 : row + 36, column + 4 : column + 32] == x.reshape(28, 28)).all()
+        assert text.get_position() == (column + 18, row + 6)
+        assert text.get_text() == f"{'✓' if guess == y else '✗'} {data.class_names[guess]}"
+        assert text.get_color() == pruning_utils.COLORS["weight" if guess == y else "unit"]
+        assert (text.get_fontsize(), text.get_ha()) == (9, "center")
+    assert (len(texts), canvas.shape) == (8, (72, 144))
+    assert canvas.sum() == pytest.approx(data.x_test[:8].sum())  # and nothing between them
+    assert not tiles.axison
     assert 0 < (guesses == data.y_test[:8]).sum() < 8
 
     assert np.frombuffer(png[16:24], ">u4").tolist() == [960, 288]
@@ -169,6 +173,13 @@ def test_the_picture_shows_the_curves_a_kernel_and_eight_images(figures):
     assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
     assert min(box.x0 for box in boxes) < 20
     assert max(box.x1 for box in boxes) > 935
+
+
+def test_there_may_be_fewer_than_eight_images(figures):
+    pruning_utils._explorer("one", shake(build_model((4, 3))), dataset(5), 12)("weight", 0.5)
+    tiles = figures[0].axes[2]
+    assert len(tiles.texts) == 5
+    assert tiles.get_images()[0].get_array().sum() == pytest.approx(dataset(5).x_test.sum())
 
 
 def test_a_large_kernel_is_shown_in_part_and_an_empty_one_is_white(figures):
@@ -211,7 +222,7 @@ def test_a_convolution_is_shown_as_a_matrix_too(monkeypatch):
         lambda self, a, **options: (shown.append((a, options)), imshow(self, a, **options)),
     )
     pruning_utils._explorer("images", model, dataset(), 12)("weight", 0.4)
-    (picture, options), *images = shown
+    picture, options = shown[0]
     assert picture.shape == (25, 3)
     assert (picture == 0).sum() == 30
     order = np.argsort(abs(kernel(convolution)).reshape(25, 3), axis=None)
@@ -220,7 +231,6 @@ def test_a_convolution_is_shown_as_a_matrix_too(monkeypatch):
     assert picture.ravel()[order[30]] >= 0.2  # what is left can be seen
     assert picture.max() <= 1 == options["vmax"]
     assert options["vmin"] == 0
-    assert [image.shape for image, _ in images] == [(28, 28)] * 8
 
 
 def test_accuracy_may_have_another_name(titles):
