@@ -209,6 +209,28 @@ def test_zero_padding_keeps_a_unit_with_a_constant_output():
     assert widths(check(pruned))[0] == 2
 
 
+def test_a_constant_that_differs_from_place_to_place_keeps_its_unit_alone():
+    def model(padding):
+        stack = [
+            layers.Conv2D(3, 3),
+            layers.PReLU(name="slopes"),
+            layers.Conv2D(2, 3, padding=padding),
+            layers.Flatten(),
+        ]
+        made = shake(keras.Sequential([keras.Input((5, 5, 1)), *stack, layers.Dense(2)]))
+        weights = made.layers[0].get_weights()
+        weights[0][..., :2] = 0
+        weights[1][:2] = -1  # so that the slopes of these two units decide
+        made.layers[0].set_weights(weights)
+        slopes = made.get_layer("slopes").get_weights()[0]
+        slopes[..., 0] = np.arange(9).reshape(3, 3)  # zero at the first place only
+        slopes[..., 1] = 0
+        made.get_layer("slopes").set_weights([slopes])
+        return made
+
+    assert widths(check(model("valid"))) == widths(check(model("same"))) == [2, 2, 2]
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_batch_normalization_around_flatten(place):
     norm = layers.BatchNormalization()
