@@ -540,6 +540,8 @@ def test_random_pruning_is_repeatable_and_ignores_magnitudes(prune):
     assert bits(one) == bits(two)
     assert bits(one) != bits(other)
     assert bits(one) != bits(prune(model, 0.5))
+    first, default = prune(model, 0.5, criterion="random", seed=0), prune(model, 0.5, criterion="random")
+    assert bits(first) == bits(default)
     share = 0.5
     for layer in one.layers[:-1]:
         zeros = kernel(layer) == 0
