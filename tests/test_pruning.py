@@ -261,7 +261,7 @@ def test_a_model_that_cannot_be_copied_says_why(prune):
     model = Opaque(np.ones(3))
     predict(model, data()[0])
     before = bits(model)
-    with pytest.raises(ValueError, match=r"(?s)can't be copied through its configuration \(TypeError: .*table.*get_config"):
+    with pytest.raises(ValueError, match=r"(?s)can't be copied .*\(TypeError: .*Opaque.*get_config"):
         prune(model, 0.5)
     assert bits(model) == before
 
