@@ -662,6 +662,8 @@ def test_plot_of_a_sweep():
     assert left.x1 < right.x0 < right.x1 <= 1200  # side by side, and nothing overlaps or is cut off
     assert 0 <= left.y0 < left.y1 < figure._suptitle.get_window_extent().y0
     assert list(figure.get_size_inches()) == [12, 4.5]
+    assert figure._suptitle.get_fontsize() == 14
+    assert figure.get_layout_engine() is not None  # which makes room for labels of any length
     plt.close(figure)
 
 
