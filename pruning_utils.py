@@ -471,10 +471,9 @@ def hold_sparsity(model, *, ignored_layers=()):
         for variable, mask in holds:
             variable.constraint.mask.assign(mask)  # which compiled steps read anew, except JAX's
         return
-    release_sparsity(model)
+    release_sparsity(model)  # which also sees to it that the next `fit` looks at the constraints anew
     for variable, mask in holds:
         variable.constraint = _HoldZeros(mask, variable.constraint)
-    _retrace(model)
 
 
 def release_sparsity(model):
@@ -483,12 +482,7 @@ def release_sparsity(model):
     for variable in model.variables:
         if isinstance(variable.constraint, _HoldZeros):
             variable.constraint = variable.constraint.previous
-    _retrace(model)
-
-
-def _retrace(model):
-    """Make the next `fit` compile its step anew: a compiled step keeps the constraints it was traced with."""
-    if getattr(model, "train_function", None) is not None:
+    if getattr(model, "train_function", None) is not None:  # a compiled step keeps the constraints it was traced with
         model.train_function = None
         model.make_train_function()
 
