@@ -255,6 +255,13 @@ def test_batch_normalization_may_name_the_last_axis_by_its_number():
     assert widths(check(prune_units(model, 0.5))) == [4, 3]
 
 
+def test_a_slope_that_all_units_share_stays():
+    model = shake(
+        keras.Sequential([keras.Input((6,)), layers.Dense(8), layers.PReLU(shared_axes=[1]), layers.Dense(3)])
+    )
+    assert widths(check(prune_units(model, 0.5))) == [4, 3]
+
+
 def test_layers_outside_the_kernels_are_left_alone():
     normalization = layers.Normalization()
     normalization.adapt(data(inputs=4)[0] * 3)
@@ -363,7 +370,8 @@ def two_inputs():
 def two_outputs():
     inputs = keras.Input((4,))
     values = layers.Dense(4, name="a")(inputs)
-    return keras.Model(inputs, [values, layers.Dense(2, name="b")(values)], name="forked")
+    middle = layers.Dense(3, name="m")(values)
+    return keras.Model(inputs, [values, layers.Dense(2, name="b")(middle)], name="forked")
 
 
 def second_output():
