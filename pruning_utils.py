@@ -1095,8 +1095,8 @@ def _explorer(name, model, dataset, images):
         tiles.imshow(tile.reshape(2, 4, 36, 36).swapaxes(1, 2).reshape(72, 144), cmap="gray_r")
         tiles.set_axis_off()
         for i, guess in enumerate(guesses):
-            text = f"{'✓' if guess == y[i] else '✗'} {dataset.class_names[guess]}"
-            color = COLORS["weight" if guess == y[i] else "unit"]
+            mark, color = ("✓", COLORS["weight"]) if guess == y[i] else ("✗", COLORS["unit"])
+            text = f"{mark} {dataset.class_names[guess]}"
             tiles.text(i % 4 * 36 + 18, i // 4 * 36 + 6, text, ha="center", fontsize=9, color=color)
         figure.suptitle(
             f"{name}, {sparsity:.0%} of the {method}s pruned: accuracy {accuracy:.1%}, loss {loss:.3f} "
