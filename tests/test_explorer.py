@@ -1,6 +1,7 @@
 """The explorer: the picture follows the controls, and without widgets nothing fails."""
 
 import base64
+import io
 import itertools
 import sys
 import types
@@ -65,7 +66,9 @@ def titles(monkeypatch):
 
     seen, original = [], matplotlib.figure.Figure.suptitle
     monkeypatch.setattr(
-        matplotlib.figure.Figure, "suptitle", lambda self, text: (seen.append(text), original(self, text))
+        matplotlib.figure.Figure,
+        "suptitle",
+        lambda self, text: (seen.extend([text] if text else []), original(self, text))[1],
     )
     return seen
 
@@ -116,12 +119,12 @@ def test_the_picture_follows_the_controls(widgets, titles):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures drawn."""
+    """The figures made, in which each picture is drawn anew."""
     import matplotlib.figure
 
-    seen, original = [], matplotlib.figure.Figure.savefig
+    seen, original = [], matplotlib.figure.Figure.subplots
     monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *a, **o: (seen.append(self), original(self, *a, **o))
+        matplotlib.figure.Figure, "subplots", lambda self, *a, **o: (seen.append(self), original(self, *a, **o))[1]
     )
     return seen
 
@@ -175,6 +178,21 @@ def test_the_picture_shows_the_curves_a_kernel_and_eight_images(figures):
     assert max(box.x1 for box in boxes) > 935
 
 
+def test_what_is_drawn_anew_makes_the_same_picture_as_drawing_everything(figures):
+    import matplotlib.image
+
+    picture = pruning_utils._explorer("one", shake(build_model((80, 70, 6, 5))), dataset(), 12)
+    picture("weight", 0.25)
+    moved = matplotlib.image.imread(io.BytesIO(picture("unit", 0.5)))
+    for artist in figures[0].findobj():
+        artist.set_animated(False)
+    file = io.BytesIO()
+    figures[0].savefig(file)
+    file.seek(0)
+    whole = matplotlib.image.imread(file)
+    assert (moved == whole).all()
+
+
 def test_there_may_be_fewer_than_eight_images(figures):
     pruning_utils._explorer("one", shake(build_model((4, 3))), dataset(5), 12)("weight", 0.5)
     tiles = figures[0].axes[2]
@@ -184,11 +202,12 @@ def test_there_may_be_fewer_than_eight_images(figures):
 
 def test_a_large_kernel_is_shown_in_part_and_an_empty_one_is_white(figures):
     picture = pruning_utils._explorer("one", shake(build_model((80, 70, 5))), dataset(), 12)
+    shown = figures[0].axes[1].get_images()[0]
     picture("weight", 0.5)
+    assert shown.get_array().shape == (60, 60)
     picture("weight", 1.0)
-    some, none = (figure.axes[1].get_images()[0].get_array() for figure in figures)
-    assert some.shape == none.shape == (60, 60)
-    assert (none == 0).all()
+    assert shown.get_array().shape == (60, 60)
+    assert (shown.get_array() == 0).all()
 
 
 def test_biases_go_with_their_units_and_come_back_when_less_is_pruned(titles):
