@@ -8,7 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["MPLBACKEND"] = "Agg"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import keras
 import pytest
 from hypothesis import settings
 
@@ -19,4 +18,6 @@ settings.load_profile("exact")
 @pytest.fixture(autouse=True)
 def same_numbers():
     """Each test starts from the same seed, alone or after others."""
+    import keras  # here, since the process that hands out the tests need not wait for it
+
     keras.utils.set_random_seed(1)

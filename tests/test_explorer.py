@@ -13,6 +13,8 @@ from support import bits, kernel, predict, shake
 import pruning_utils
 from pruning_utils import Dataset, build_model, explore_pruning, prune_units, prune_weights, score, sparsity_sweep
 
+EAGER = {"run_eagerly": True}  # so small a model is tested sooner than compiled
+
 
 def dataset(n=12):
     rng = np.random.default_rng(0)
@@ -75,7 +77,10 @@ def titles(monkeypatch):
 
 def test_the_picture_follows_the_controls(widgets, titles):
     made, shown = widgets
-    models, data = {"one": shake(build_model((6, 5))), "two": shake(build_model((4, 3)), 1)}, dataset()
+    models, data = (
+        {"one": shake(build_model((6, 5), **EAGER)), "two": shake(build_model((4, 3), **EAGER), 1)},
+        dataset(),
+    )
     before = [bits(model) for model in models.values()]
     explore_pruning(models, {"one": data, "two": data}, sparsity=0.5, images=10)
     (bundle, options), first = shown[0], made["Image"].value
@@ -130,7 +135,7 @@ def figures(monkeypatch):
 
 
 def test_the_picture_shows_the_curves_a_kernel_and_eight_images(figures):
-    model, data = shake(build_model((80, 70, 6, 5))), dataset()
+    model, data = shake(build_model((80, 70, 6, 5), **EAGER)), dataset()
     picture = pruning_utils._explorer("one", model, data, 12)
     png = picture("unit", 0.5)
     pruned = prune_units(model, 0.5)
@@ -181,7 +186,7 @@ def test_the_picture_shows_the_curves_a_kernel_and_eight_images(figures):
 def test_what_is_drawn_anew_makes_the_same_picture_as_drawing_everything(figures):
     import matplotlib.image
 
-    picture = pruning_utils._explorer("one", shake(build_model((80, 70, 6, 5))), dataset(), 12)
+    picture = pruning_utils._explorer("one", shake(build_model((80, 70, 6, 5), **EAGER)), dataset(), 12)
     picture("weight", 0.25)
     moved = matplotlib.image.imread(io.BytesIO(picture("unit", 0.5)))
     for artist in figures[0].findobj():
@@ -194,14 +199,14 @@ def test_what_is_drawn_anew_makes_the_same_picture_as_drawing_everything(figures
 
 
 def test_there_may_be_fewer_than_eight_images(figures):
-    pruning_utils._explorer("one", shake(build_model((4, 3))), dataset(5), 12)("weight", 0.5)
+    pruning_utils._explorer("one", shake(build_model((4, 3), **EAGER)), dataset(5), 12)("weight", 0.5)
     tiles = figures[0].axes[2]
     assert len(tiles.texts) == 5
     assert tiles.get_images()[0].get_array().sum() == pytest.approx(dataset(5).x_test.sum())
 
 
 def test_a_large_kernel_is_shown_in_part_and_an_empty_one_is_white(figures):
-    picture = pruning_utils._explorer("one", shake(build_model((80, 70, 5))), dataset(), 12)
+    picture = pruning_utils._explorer("one", shake(build_model((80, 70, 5), **EAGER)), dataset(), 12)
     shown = figures[0].axes[1].get_images()[0]
     picture("weight", 0.5)
     assert shown.get_array().shape == (60, 60)
