@@ -155,7 +155,6 @@ def test_report_of_a_model_without_weights():
 
 
 def by_hand(model, x, y, batch_size):
-    model.run_eagerly = True  # quicker for small models
     logs = model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
     return logs["accuracy"], logs["loss"]
 
