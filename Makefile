@@ -46,8 +46,11 @@ lint: $(VENV)/ready
 unit: $(VENV)/ready
 	$(BIN) -m pytest -n auto --cov=pruning_utils --cov-branch --cov-fail-under=100
 
-notebook-test: $(VENV)/ready
-	$(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOK)
+notebook-test: $(VENV)/ready  # on a copy, since the notebook writes images/, whose committed state is that of one run
+	rm -rf build/notebook
+	mkdir -p build/notebook
+	cp -r $(NOTEBOOK) pruning_utils.py data build/notebook
+	$(BIN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 build/notebook/$(NOTEBOOK)
 
 html: $(VENV)/ready  ## the executed notebook as one page, build/Model_pruning_exploration.html
 	$(BIN) tests/make_page.py $(NOTEBOOK) build/Model_pruning_exploration.html

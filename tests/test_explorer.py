@@ -77,10 +77,8 @@ def titles(monkeypatch):
 
 def test_the_picture_follows_the_controls(widgets, titles):
     made, shown = widgets
-    models, data = (
-        {"one": shake(build_model((6, 5), **EAGER)), "two": shake(build_model((4, 3), **EAGER), 1)},
-        dataset(),
-    )
+    models = {"one": shake(build_model((6, 5), **EAGER)), "two": shake(build_model((4, 3), **EAGER), 1)}
+    data = dataset()
     before = [bits(model) for model in models.values()]
     explore_pruning(models, {"one": data, "two": data}, sparsity=0.5, images=10)
     (bundle, options), first = shown[0], made["Image"].value
