@@ -302,6 +302,21 @@ def test_custom_layers_local_or_not_and_layers_without_kernels(prune):
 
 
 @BOTH
+def test_a_custom_layer_may_take_its_own_arguments_alone(prune):
+    """And still put into its configuration what every layer has."""
+
+    class Short(Scale):
+        def __init__(self, units):
+            super().__init__(units)
+
+    model = keras.Sequential([keras.Input((4,)), Short(6), layers.Dense(2)])
+    shake(model)
+    pruned = prune(model, 0.5)
+    assert type(pruned.layers[0]) is Short
+    assert (kernel(pruned.layers[0]) != 0).tolist() == ORACLES[prune](kernel(model.layers[0]), 0.5).tolist()
+
+
+@BOTH
 def test_everything_custom_in_compile_and_in_layers(prune):
     class Penalty(keras.regularizers.Regularizer):
         def __init__(self, weight):
@@ -497,9 +512,9 @@ def test_recurrent_attention_and_wrapped_layers(prune):
 def test_units_that_are_not_on_the_last_axis_are_refused(layer):
     model = shake(keras.Sequential([keras.Input((4, 2)), layers.Dense(3), layer, layers.Dense(2, name="out")]))
     before = bits(model)
-    with pytest.raises(
-        ValueError, match=r"'(odd|simple_rnn_cell.*)' .*does not have its units on the kernel's last axis"
-    ):
+    kind = r"\((Conv1DTranspose|DepthwiseConv1D|SimpleRNNCell)\)"
+    refused = rf"'(odd|simple_rnn_cell.*)' {kind} does not have its units on the kernel's last axis"
+    with pytest.raises(ValueError, match=refused):
         prune_units(model, 0.5)
     assert bits(model) == before
     prune_units(model, 0.5, ignored_layers=["odd"])
@@ -552,6 +567,13 @@ def test_random_pruning_is_repeatable_and_ignores_magnitudes(prune):
     assert (kernel(one.layers[1]) == 0).tobytes() != (kernel(one.layers[0]) == 0)[:20].tobytes()
 
 
+def test_random_pruning_takes_whole_filters():
+    stack = [layers.Conv2D(6, 3), layers.GlobalMaxPooling2D(), layers.Dense(3)]
+    pruned = prune_units(keras.Sequential([keras.Input((5, 5, 2)), *stack]), 0.5, criterion="random")
+    zeros = kernel(pruned.layers[0]) == 0
+    assert zeros.sum() == zeros.all((0, 1, 2)).sum() * 18 == 3 * 18
+
+
 def unbuilt():
     return keras.Sequential([layers.Dense(3), layers.Dense(2)])
 
@@ -581,6 +603,7 @@ MISUSE = [
     (no_kernel, {}, ValueError, "nothing to prune"),
     (with_nan, {}, ValueError, "kernel of layer 'd2' holds NaN"),
     (mlp, {"ignored_layers": ["d1", "d2"]}, ValueError, "nothing to prune"),
+    (mlp, {"ignored_layers": ["d1", "d2", "out"]}, ValueError, "nothing to prune"),
     (mlp, {"ignored_layers": ["d9"]}, ValueError, r"no layer is named \['d9'\]: the model has \['d1', 'd2', 'out'\]"),
     (mlp, {"ignored_layers": "d"}, ValueError, r"\['d'\]"),
     (mlp, {"ignored_layers": [3]}, ValueError, r"\['3'\]"),
