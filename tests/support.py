@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
+# Where how a small model runs does not matter: to trace it takes longer than all its steps.
+EAGER = {"run_eagerly": True} if keras.backend.backend() == "tensorflow" else {}
 STEPS = 1 if keras.backend.backend() == "torch" else 2  # torch allows one step per execution
 
 
@@ -24,7 +26,10 @@ def mlp(inputs=6, units=(8, 5), outputs=3, *, bias=True, compiled=True, name=Non
 
 def compile_(model, optimizer="adam", **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=optimizer, **{"loss": loss, "metrics": ["accuracy"]} | options)
+    defaults = {"loss": loss, "metrics": ["accuracy"]}
+    if keras.backend.backend() == "tensorflow":
+        defaults["jit_compile"] = False  # to compile with XLA takes longer than all the rest of most tests
+    model.compile(optimizer=optimizer, **defaults | options)
     return model
 
 

@@ -8,12 +8,10 @@ import types
 
 import numpy as np
 import pytest
-from support import bits, kernel, predict, shake
+from support import EAGER, bits, kernel, predict, shake
 
 import pruning_utils
 from pruning_utils import Dataset, build_model, explore_pruning, prune_units, prune_weights, score, sparsity_sweep
-
-EAGER = {"run_eagerly": True}  # so small a model is tested sooner than compiled
 
 
 def dataset(n=12):
@@ -250,21 +248,21 @@ def test_a_convolution_is_shown_as_a_matrix_too(figures):
 
 
 def test_accuracy_may_have_another_name(titles):
-    model = shake(build_model((6, 5), metrics=["sparse_categorical_accuracy"]))
+    model = shake(build_model((6, 5), metrics=["sparse_categorical_accuracy"], **EAGER))
     pruning_utils._explorer("one", model, dataset(), 12)("weight", 0.5)
     wanted = score(prune_weights(model, 0.5), dataset().x_test, dataset().y_test)
     assert f"accuracy {wanted['accuracy']:.1%}" in titles[0]
 
 
 def test_it_starts_at_nine_tenths_of_the_weights_on_two_thousand_images(widgets, titles):
-    explore_pruning({"one": shake(build_model((4, 3)))}, {"one": dataset(2_001)})
+    explore_pruning({"one": shake(build_model((4, 3), **EAGER))}, {"one": dataset(2_001)})
     assert titles[0].startswith("one, 90% of the weights pruned: ")
     assert titles[0].endswith(" (2,000 test images)")
 
 
 def test_without_widgets_nothing_is_shown(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert explore_pruning({"one": build_model((4, 3))}, {"one": dataset()}) is None
+    assert explore_pruning({"one": build_model((4, 3), **EAGER)}, {"one": dataset()}) is None
     assert capsys.readouterr().out == ""
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers, optimizers
-from support import bits, compile_, data, half_even, kernel, mlp, oracle_units, oracle_weights, shake
+from support import EAGER, bits, compile_, data, half_even, kernel, mlp, oracle_units, oracle_weights, shake
 
 import pruning_utils
 from pruning_utils import GradualPruning, hold_sparsity, prune_units, prune_weights, release_sparsity
@@ -53,7 +53,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_zeros_stay_exactly_zero_with_every_optimizer(name):
-    model = compile_(mlp(compiled=False), OPTIMIZERS[name]())
+    model = compile_(mlp(compiled=False), OPTIMIZERS[name](), **{} if name in ("momentum", "adamw") else EAGER)
     pruned = prune_units(model, 0.5)
     for target in (prune_weights(model, 0.5), pruned) if name in ("momentum", "adamw") else (pruned,):
         hold_sparsity(target)
@@ -73,9 +73,15 @@ def prune_in_place(model, prune, sparsity=0.5):
 
 
 @pytest.mark.parametrize(
-    "options", [{"jit_compile": True}, {"jit_compile": False, "steps_per_execution": 2}, {"run_eagerly": True}]
+    ("options", "fitted"),
+    [
+        ({"jit_compile": True}, True),
+        ({"jit_compile": False, "steps_per_execution": 2}, False),
+        ({"jit_compile": False, "steps_per_execution": 2}, True),
+        ({"run_eagerly": True}, False),
+        ({"run_eagerly": True}, True),
+    ],
 )
-@pytest.mark.parametrize("fitted", [False, True])
 def test_held_in_every_way_of_execution_and_after_a_fit(options, fitted):
     if keras.backend.backend() == "torch":
         options = {"jit_compile": False}

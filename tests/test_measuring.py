@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from keras import layers
-from support import bits, compile_, data, kernel, mlp, shake
+from support import EAGER, bits, compile_, data, kernel, mlp, shake
 
 import pruning_utils
 from pruning_utils import (
@@ -74,6 +74,11 @@ def test_options_of_the_network():
     assert float(model.optimizer.learning_rate) == 0.5
     assert float(model.losses[0]) == pytest.approx(0.25 * abs(kernel(model.layers[0])).sum(), rel=1e-5)
     assert len(model.losses) == 1
+    (penalty,) = build_model([4], l2=0.5).losses
+    assert 0 < float(penalty) < 0.5 * 784 * 4
+    both = build_model([4], l1=0.25, l2=0.5)
+    squares = 0.5 * np.square(kernel(both.layers[0])).sum()
+    assert float(both.losses[0]) == pytest.approx(0.25 * abs(kernel(both.layers[0])).sum() + squares, rel=1e-5)
     assert model.steps_per_execution == 3
     assert model.loss == "mse"
     build_model((), learning_rate=keras.optimizers.schedules.CosineDecay(0.1, 10))
@@ -91,6 +96,7 @@ def test_options_of_the_network():
         ({"l1": "x"}, ValueError, "'x'"),
         ({"l1": True}, ValueError, "True"),
         ({"l1": math.nan}, ValueError, "nan"),
+        ({"l2": -0.5}, ValueError, "l2 must be a number of at least 0, not -0.5"),
         ({"l1": math.inf}, ValueError, "l1 must be a number of at least 0, not inf"),
         ({"seed": -1}, ValueError, "seed must be a whole number of at least 0, not -1"),
     ],
@@ -167,7 +173,7 @@ def test_sweep_equals_evaluate_on_pruned_models(l1, batch_size):
         for units, penalty in ((20, "l1"), (10, "l1l2"), (3, None)):
             model.add(layers.Dense(units, activation="relu", kernel_regularizer=penalty))
         shake(model)
-    compile_(model)
+    compile_(model, **EAGER if l1 else {})
     before = bits(model)
     sparsities = (0.0, 0.75, 1)
     table = sparsity_sweep(model, X, Y, sparsities, batch_size=batch_size)
@@ -189,6 +195,32 @@ def test_sweep_equals_evaluate_on_pruned_models(l1, batch_size):
     assert score(model, X, Y)["theoretical_speedup"] == 1
     same = sparsity_sweep(model, X.astype("float64"), Y.tolist(), sparsities, batch_size=batch_size)
     pd.testing.assert_frame_equal(table, same)
+
+
+def models_tested(model, monkeypatch):
+    """The models that are tested to score `model`: their sizes, and whether they run eagerly."""
+    seen, test = [], keras.Model.test_on_batch
+    record = lambda self, *a, **o: (seen.append((self.count_params(), self.run_eagerly)), test(self, *a, **o))[1]  # noqa: E731
+    monkeypatch.setattr(type(model), "test_on_batch", record)
+    score(model, X, Y)
+    return seen
+
+
+def test_dead_units_are_not_computed_where_they_are_at_least_half(monkeypatch):
+    half, less = (prune_units(mlp(units=(20, 10), bias=False), sparsity) for sparsity in (0.5, 0.45))
+    assert models_tested(half, monkeypatch) == [(6 * 10 + 10 * 5 + 5 * 3, True)]
+    assert models_tested(less, monkeypatch) == [(6 * 20 + 20 * 10 + 10 * 3, False)]
+    assert half.run_eagerly is False
+
+
+def test_what_can_not_be_made_smaller_is_tested_as_it_is(monkeypatch):
+    penalized = keras.Sequential([keras.Input((6,)), layers.Dense(8, kernel_regularizer="l2"), layers.Dense(3)])
+    branches = (inputs := keras.Input((6,)), layers.Dense(8)(inputs), layers.Dense(8)(inputs))
+    joined = keras.Model(branches[0], layers.Dense(3)(layers.Add()(branches[1:])))
+    alone = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    for model in (penalized, joined, alone):
+        pruned = model if model is alone else prune_units(compile_(shake(model)), 0.9)
+        assert models_tested(compile_(pruned), monkeypatch) == [(model.count_params(), False)]
 
 
 def test_sweep_with_random_criterion_and_ignored_layers():

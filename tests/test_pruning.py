@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from support import STEPS, bits, compile_, data, kernel, mlp, oracle_units, oracle_weights, predict, shake
+from support import EAGER, STEPS, bits, compile_, data, kernel, mlp, oracle_units, oracle_weights, predict, shake
 
 from pruning_utils import hold_sparsity, prune_units, prune_weights, sparsity_report
 
@@ -350,7 +350,7 @@ def test_everything_custom_in_compile_and_in_layers(prune):
         model = mlp(compiled=False)
         model.layers[0].kernel_regularizer = Penalty(0.1)
         model.layers[0].kernel.regularizer = model.layers[0].kernel_regularizer
-        model.compile(keras.optimizers.SGD(Halved()), a_loss, metrics=[biggest, lambda t, p: keras.ops.min(p)])
+        model.compile(keras.optimizers.SGD(Halved()), a_loss, metrics=[biggest, lambda t, p: keras.ops.min(p)], **EAGER)
         before = model.evaluate(x, y, verbose=0)
         pruned = check(model, prune, x, {"d1", "d2"})
         np.testing.assert_allclose(prune(model, 0).evaluate(x, y, verbose=0), before, rtol=1e-6)
