@@ -6,7 +6,7 @@ MODULE_TESTS = $(filter-out tests/test_notebook.py,$(wildcard tests/test_*.py))
 JAX ?= jax
 TORCH ?= torch==2.13.0
 
-.PHONY: run test test-e2e test-backends test-jax test-torch test-oldest test-colab mutants lab lint unit notebook-test html bench clean
+.PHONY: run test coverage test-e2e test-backends test-jax test-torch test-oldest test-colab mutants lab lint unit notebook-test html bench clean
 
 run: $(VENV)/ready  ## execute the notebook; leaves its outputs, the figures and their tables
 	$(BIN) tests/run_notebook.py $(NOTEBOOK)
@@ -44,6 +44,9 @@ lint: $(VENV)/ready
 	$(BIN) -m ruff format --check .
 
 unit: $(VENV)/ready
+	$(BIN) -m pytest -n auto
+
+coverage: $(VENV)/ready  ## the unit tests again, slower, to see that they run every line and branch of the module
 	$(BIN) -m pytest -n auto --cov=pruning_utils --cov-branch --cov-fail-under=100
 
 notebook-test: $(VENV)/ready  # on a copy, since the notebook writes images/, whose committed state is that of one run
