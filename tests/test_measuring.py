@@ -197,12 +197,12 @@ def test_sweep_equals_evaluate_on_pruned_models(l1, batch_size):
     pd.testing.assert_frame_equal(table, same)
 
 
-def models_tested(model, monkeypatch):
+def models_tested(model, monkeypatch, x=X):
     """The models that are tested to score `model`: their sizes, and whether they run eagerly."""
     seen, test = [], keras.Model.test_on_batch
     record = lambda self, *a, **o: (seen.append((self.count_params(), self.run_eagerly)), test(self, *a, **o))[1]  # noqa: E731
     monkeypatch.setattr(type(model), "test_on_batch", record)
-    score(model, X, Y)
+    score(model, x, Y)
     return seen
 
 
@@ -211,6 +211,10 @@ def test_dead_units_are_not_computed_where_they_are_at_least_half(monkeypatch):
     assert models_tested(half, monkeypatch) == [(6 * 10 + 10 * 5 + 5 * 3, True)]
     assert models_tested(less, monkeypatch) == [(6 * 20 + 20 * 10 + 10 * 3, False)]
     assert half.run_eagerly is False
+    stack = [layers.Conv2D(8, 2, name="c"), layers.Flatten(), layers.Dense(3)]
+    images = compile_(shake(keras.Sequential([keras.Input((3, 2, 1)), *stack])))
+    seen = models_tested(prune_units(images, 0.5), monkeypatch, X.reshape(-1, 3, 2, 1))
+    assert seen == [(4 * 4 + 4 + 2 * 4 * 3 + 3, True)]
 
 
 def test_what_can_not_be_made_smaller_is_tested_as_it_is(monkeypatch):
