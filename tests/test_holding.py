@@ -73,15 +73,9 @@ def prune_in_place(model, prune, sparsity=0.5):
 
 
 @pytest.mark.parametrize(
-    ("options", "fitted"),
-    [
-        ({"jit_compile": True}, True),
-        ({"jit_compile": False, "steps_per_execution": 2}, False),
-        ({"jit_compile": False, "steps_per_execution": 2}, True),
-        ({"run_eagerly": True}, False),
-        ({"run_eagerly": True}, True),
-    ],
+    "options", [{"jit_compile": True}, {"jit_compile": False, "steps_per_execution": 2}, {"run_eagerly": True}]
 )
+@pytest.mark.parametrize("fitted", [False, True])
 def test_held_in_every_way_of_execution_and_after_a_fit(options, fitted):
     if keras.backend.backend() == "torch":
         options = {"jit_compile": False}
