@@ -43,11 +43,11 @@ lint: $(VENV)/ready
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 
-unit: $(VENV)/ready
-	$(BIN) -m pytest -n auto
+unit: $(VENV)/ready  # without nbval, which they do not need and which takes seconds to import
+	$(BIN) -m pytest -n auto -p no:nbval
 
 coverage: $(VENV)/ready  ## the unit tests again, slower, to see that they run every line and branch of the module
-	$(BIN) -m pytest -n auto --cov=pruning_utils --cov-branch --cov-fail-under=100
+	$(BIN) -m pytest -n auto -p no:nbval --cov=pruning_utils --cov-branch --cov-fail-under=100
 
 notebook-test: $(VENV)/ready  # on a copy, since the notebook writes images/, whose committed state is that of one run
 	rm -rf build/notebook

@@ -14,11 +14,9 @@ STEPS = 1 if keras.backend.backend() == "torch" else 2  # torch allows one step 
 
 def mlp(inputs=6, units=(8, 5), outputs=3, *, bias=True, compiled=True, name=None, **options):
     """A Sequential of Dense layers d1, d2, …, out with random biases too."""
-    model = keras.Sequential([keras.Input((inputs,))], name=name)
-    for number, size in enumerate(units, 1):
-        model.add(layers.Dense(size, activation="relu", use_bias=bias, name=f"d{number}"))
-    model.add(layers.Dense(outputs, use_bias=bias, name="out"))
-    shake(model)
+    hidden = [layers.Dense(n, activation="relu", use_bias=bias, name=f"d{i}") for i, n in enumerate(units, 1)]
+    output = layers.Dense(outputs, use_bias=bias, name="out")
+    model = shake(keras.Sequential([keras.Input((inputs,)), *hidden, output], name=name))
     if compiled:
         compile_(model, **options)
     return model

@@ -53,7 +53,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_zeros_stay_exactly_zero_with_every_optimizer(name):
-    model = compile_(mlp(compiled=False), OPTIMIZERS[name](), **{} if name in ("momentum", "adamw") else EAGER)
+    model = mlp(optimizer=OPTIMIZERS[name](), **EAGER)
     pruned = prune_units(model, 0.5)
     for target in (prune_weights(model, 0.5), pruned) if name in ("momentum", "adamw") else (pruned,):
         hold_sparsity(target)
@@ -73,9 +73,14 @@ def prune_in_place(model, prune, sparsity=0.5):
 
 
 @pytest.mark.parametrize(
-    "options", [{"jit_compile": True}, {"jit_compile": False, "steps_per_execution": 2}, {"run_eagerly": True}]
+    ("options", "fitted"),
+    [
+        ({"jit_compile": True}, False),
+        ({"jit_compile": False, "steps_per_execution": 2}, False),
+        ({"jit_compile": False, "steps_per_execution": 2}, True),
+        ({"run_eagerly": True}, False),
+    ],
 )
-@pytest.mark.parametrize("fitted", [False, True])
 def test_held_in_every_way_of_execution_and_after_a_fit(options, fitted):
     if keras.backend.backend() == "torch":
         options = {"jit_compile": False}
@@ -174,7 +179,7 @@ class OnlyAKernel(layers.Layer):
 
 def test_filters_are_held_with_their_biases_and_so_are_layers_without_any():
     stack = [layers.Conv2D(4, 3), layers.Flatten(), OnlyAKernel(), layers.Dense(3)]
-    model = compile_(shake(keras.Sequential([keras.Input((6, 6, 1)), *stack])), optimizers.AdamW(0.1))
+    model = compile_(shake(keras.Sequential([keras.Input((6, 6, 1)), *stack])), optimizers.AdamW(0.1), **EAGER)
     prune_in_place(model, prune_units)
     held, bias = zeros(model), np.asarray(keras.ops.convert_to_numpy(model.layers[0].bias))
     assert (bias == 0).sum() == 2
@@ -205,7 +210,7 @@ def test_ignored_layers_and_the_output_are_free():
 
 
 def test_a_bias_that_is_not_zero_and_one_of_a_living_unit_stay_free():
-    model = mlp(units=(4,), optimizer=optimizers.SGD(0.5))
+    model = mlp(units=(4,), optimizer=optimizers.SGD(0.5), **EAGER)
     weights = model.get_weights()
     weights[0][:, :2] = 0
     weights[1][:] = [0, 1, 0, 1]
@@ -223,7 +228,7 @@ def test_a_nested_and_an_uncompiled_model_are_held():
     pruned = prune_weights(model, 0.5)
     hold_sparsity(pruned)
     held = zeros(pruned.get_layer("inner"))
-    compile_(pruned, optimizers.AdamW(0.1))
+    compile_(pruned, optimizers.AdamW(0.1), **EAGER)
     fit(pruned)
     assert same(held, zeros(pruned.get_layer("inner")))
 
@@ -340,8 +345,7 @@ class Watch(keras.callbacks.Callback):
         self.seen.append(zeros(self.model)[:2])
 
 
-@pytest.mark.parametrize("method", ["weight", "unit"])
-@pytest.mark.parametrize("begin", [0, 3])
+@pytest.mark.parametrize(("method", "begin"), [("weight", 0), ("unit", 3)])
 def test_gradual_pruning_follows_the_schedule_and_holds_between(method, begin):
     model = mlp(units=(20, 10), optimizer=optimizers.AdamW(0.05, weight_decay=0.1), run_eagerly=begin > 0)
     fit(model, 1)
@@ -390,14 +394,14 @@ def test_gradual_pruning_prunes_the_smallest_at_that_moment():
 
 def test_gradual_pruning_goes_on_after_compile_and_starts_anew_for_another_model():
     gradual = GradualPruning(0.0, 0.9, 0, 6, 3)
-    model = mlp(units=(20,))
+    model = mlp(units=(20,), **EAGER)
     fit(model, 1, callbacks=[gradual])
     middle = zeros(model)[0].sum()
     assert middle == half_even(float(formula(3, 0, 0.9, 0, 6, 3)), 120)
-    compile_(model)
+    compile_(model, **EAGER)
     fit(model, 1, callbacks=[gradual])
     assert zeros(model)[0].sum() == 108
-    other = mlp(units=(20,))
+    other = mlp(units=(20,), **EAGER)
     fit(other, 1, callbacks=[gradual])
     assert zeros(other)[0].sum() == middle
 
@@ -412,7 +416,7 @@ def test_gradual_pruning_with_several_steps_per_execution_and_ignored_layers():
 
 @pytest.mark.parametrize("method", ["weight", "unit"])
 def test_gradual_pruning_leaves_ignored_layers_free_and_takes_the_biases_of_units(method):
-    model = mlp(units=(20, 10))
+    model = mlp(units=(20, 10), **EAGER)
     values = model.layers[1].get_weights()
     values[0][:5] = 0
     model.layers[1].set_weights(values)
@@ -425,7 +429,7 @@ def test_gradual_pruning_leaves_ignored_layers_free_and_takes_the_biases_of_unit
 
 
 def test_gradual_pruning_leaves_ignored_layers_free_before_it_prunes():
-    model = mlp(units=(20, 10))
+    model = mlp(units=(20, 10), **EAGER)
     values = model.layers[1].get_weights()
     values[0][:10] = 0
     model.layers[1].set_weights(values)
@@ -435,7 +439,7 @@ def test_gradual_pruning_leaves_ignored_layers_free_before_it_prunes():
 
 
 def test_gradual_pruning_asks_jax_for_its_state():
-    model, calls = mlp(), []
+    model, calls = mlp(**EAGER), []
     sync = getattr(model, "jax_state_sync", lambda: None)
     model.jax_state_sync = lambda: (calls.append(1), sync())
     fit(model, 1, callbacks=[GradualPruning(0, 0.5, 0, 2, 2)])
@@ -444,7 +448,7 @@ def test_gradual_pruning_asks_jax_for_its_state():
 
 
 def test_gradual_pruning_under_a_scaled_loss():
-    model = mlp(units=(20,), optimizer=optimizers.LossScaleOptimizer(optimizers.Adam(), initial_scale=4.0))
+    model = mlp(units=(20,), optimizer=optimizers.LossScaleOptimizer(optimizers.Adam(), initial_scale=4.0), **EAGER)
     fit(model, 3, callbacks=[GradualPruning(0, 0.5, 0, 4, 2)])
     assert zeros(model)[0].sum() == 60
 
