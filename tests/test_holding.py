@@ -252,7 +252,7 @@ def test_a_frozen_layer_can_be_held_and_released():
 
 
 def test_a_saved_model_needs_none_of_our_code(tmp_path):
-    model = prune_weights(mlp(optimizer=optimizers.AdamW(0.01)), 0.5)
+    model = prune_weights(mlp(optimizer=optimizers.AdamW(0.01), **EAGER), 0.5)
     hold_sparsity(model)
     fit(model)
     model.save(tmp_path / "held.keras")

@@ -848,7 +848,7 @@ x = np.random.default_rng(0).random((256, 784)).astype("float32")
 y = (x[:, :10]).argmax(1)
 model = build_model((40, 20), seed=5)
 model.fit(x, y, epochs=2, batch_size=64, verbose=0)
-table = sparsity_sweep(model, x, y, (0, 0.5, 0.9))
+table = sparsity_sweep(model, x, y, (0.5, 0.9))
 print(hashlib.sha256(table.to_csv(index=False).encode()).hexdigest())
 """
 

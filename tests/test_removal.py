@@ -130,7 +130,7 @@ def networks(draw, max_rank=3):
     return keras.Model(inputs, values)
 
 
-@settings(max_examples=20 if keras.backend.backend() == "tensorflow" else 15)
+@settings(max_examples=15)
 @given(networks(), SPARSITY, st.sampled_from([prune_weights, prune_units]), st.integers(0, 99))
 def test_random_networks_keep_their_outputs(model, sparsity, prune, seed):
     shake(model, seed)
