@@ -1,48 +1,35 @@
-"""Magnitude pruning for Keras 3: prune a trained model, keep it sparse, make it small, and measure it.
+"""Magnitude pruning for Keras 3: prune a model, keep it sparse while it trains, make it small, and measure it.
 
-    import keras
-    from pruning_utils import prune_units, remove_dead_units, sparsity_report
+    pruned = pruning_utils.prune_units(model, 0.8)    # a new model; `model` keeps every bit
+    pruning_utils.hold_sparsity(pruned)               # what is zero stays zero in pruned.fit(...)
+    small = pruning_utils.remove_dead_units(pruned)   # the same outputs from a smaller network
+    print(pruning_utils.score(small, x, y, dense=model))
 
-    pruned = prune_units(model, 0.8)       # a new model; `model` keeps every bit
-    print(sparsity_report(pruned))         # what is zero, layer by layer
-    small = remove_dead_units(pruned)      # same outputs, 80 % of the neurons gone
-
-It needs Keras 3 on any backend, NumPy and pandas; Matplotlib and seaborn to plot. Sparsity is always a
-fraction in [0, 1]. The file is read from top to bottom: data, network, masks, pruning, holding, removal,
-measuring, plotting.
+Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction in [0, 1]. Read it from top to bottom:
+data, network, masks, pruning, training, measuring, plotting; then, for networks with branches, the graph and removal.
 """
 
-import base64
 import gzip
-import inspect
-import io
-import itertools
 import math
 import numbers
-import os
-import sys
+import re
 import time
-import types
-import zlib
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 SPARSITIES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
+COLORS = {"weight": "#0072B2", "unit": "#D55E00"}  # Okabe and Ito's blue and vermilion: also apart in greyscale
+_CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+CLASS_NAMES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(_CLOTHES.split(","))}
 
-_CLASS_NAMES = {
-    "mnist": tuple("0123456789"),
-    "fashion_mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-}
-
-
-# ------------------------------------------------------------------------------------------------- data
+# ------------------------------------------------------------------------------------- data and network
 
 
 class Dataset(NamedTuple):
@@ -58,89 +45,39 @@ class Dataset(NamedTuple):
 def load_dataset(name: str) -> Dataset:
     """The data set "mnist" or "fashion_mnist": 60,000 images to train on and 10,000 to test on.
 
-    Reads data/NAME.npz beside this module; where that file is missing, asks keras.datasets, which downloads it.
-    Raises ValueError for another name or a damaged file, OSError if the download fails.
+    Reads data/NAME.npz beside this module; where that file is missing, keras.datasets downloads it. Raises ValueError
+    for another name, and what NumPy or Keras say of a damaged file or a failed download.
     """
-    if not isinstance(name, str) or name not in _CLASS_NAMES:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(map(repr, _CLASS_NAMES))}")
+    if name not in CLASS_NAMES:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(map(repr, CLASS_NAMES))}")
     path = Path(__file__).resolve().parent / "data" / f"{name}.npz"
     if path.exists():
-        x_train, y_train, x_test, y_test = _read_npz(path)
+        with np.load(path) as file:
+            train, test = [(file[f"x_{part}"], file[f"y_{part}"]) for part in ("train", "test")]
     else:
-        try:
-            (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-        except Exception as error:
-            raise OSError(
-                f"{name} is neither in data/{name}.npz beside pruning_utils.py nor to be had from keras.datasets "
-                f"({type(error).__name__}: {error}). Check the network, or put the file there."
-            ) from None
-    images = [x.reshape(len(x), -1) / np.float32(255) for x in (x_train, x_test)]
-    return Dataset(images[0], y_train.astype("int32"), images[1], y_test.astype("int32"), _CLASS_NAMES[name])
-
-
-def _read_npz(path):
-    """The four arrays in `path`; ValueError if they are not there, whole and of the right shape."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
-        for x, y in (arrays[:2], arrays[2:]):
-            if x.dtype != np.uint8 or y.dtype != np.uint8 or x.shape != (y.size, 28, 28) or y.ndim != 1 or y.max() > 9:
-                raise ValueError(f"images {x.dtype} {x.shape} with labels {y.dtype} {y.shape}")
-    except Exception as error:
-        raise ValueError(
-            f"data/{path.name} is damaged ({type(error).__name__}: {error}). Restore it with "
-            f"`git checkout -- data/{path.name}`, or rebuild it as data/README.md says."
-        ) from None
-    return arrays
-
-
-# ---------------------------------------------------------------------------------------------- network
+        train, test = getattr(keras.datasets, name).load_data()
+    arrays = [(x.reshape(len(x), 784) / np.float32(255), y.astype("int32")) for x, y in (train, test)]
+    return Dataset(*arrays[0], *arrays[1], CLASS_NAMES[name])
 
 
 def build_model(
-    hidden_units=(1000, 1000, 500, 200), *, learning_rate=1e-3, l1=0.0, l2=0.0, seed=None, **compile_options
+    hidden_units=(1000, 1000, 500, 200), *, learning_rate=1e-3, kernel_regularizer=None, seed=None, **compile_options
 ):
     """A compiled Sequential on 784 inputs: hidden layers ReLU(xW) without biases, then 10 logits xW.
 
-    `learning_rate` (a number or a schedule) goes to Adam, `l1` and `l2` weigh penalties on the hidden kernels (the sums
-    of |w| and of w squared), `seed` makes the initial weights repeatable, and `compile_options` go to `compile`, where
-    they win over the defaults. The default sizes make 2,386,000 parameters.
-
-    Raises TypeError or ValueError for sizes that are not whole numbers from 1, or a penalty that is not one from 0.
+    `kernel_regularizer` is that of the hidden kernels, `learning_rate` (a number or a schedule) goes to Adam, `seed`
+    makes the initial weights repeatable, and `compile_options` go to `compile`, where they win over the defaults. The
+    default sizes make 2,386,000 parameters.
     """
-    if not isinstance(hidden_units, list | tuple):
-        raise TypeError(f"hidden_units must be a list or tuple of sizes, not {hidden_units!r}")
-    for units in hidden_units:
-        _check_count("each of hidden_units", units, 1)
-    for name, value in (("l1", l1), ("l2", l2)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
-    if seed is not None:
-        _check_count("seed", seed, 0)
-    model = keras.Sequential([keras.Input((784,))])
+    model = keras.Sequential([keras.Input((784,))], name="mlp")
     for number, units in enumerate((*hidden_units, 10)):
-        hidden = number < len(hidden_units)
-        layer = keras.layers.Dense(
-            units,
-            activation="relu" if hidden else None,
-            use_bias=False,
-            kernel_initializer=keras.initializers.GlorotUniform(None if seed is None else seed + number),
-            kernel_regularizer=keras.regularizers.L1L2(l1, l2) if hidden and (l1 or l2) else None,
-            name=f"hidden_{number + 1}" if hidden else "logits",
-        )
-        model.add(layer)
-    defaults = {
-        "optimizer": keras.optimizers.Adam(learning_rate),
-        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        "metrics": ["accuracy"],
-    }
-    model.compile(**defaults | compile_options)
+        options = {"kernel_initializer": keras.initializers.GlorotUniform(None if seed is None else seed + number)}
+        if number < len(hidden_units):
+            options |= {"activation": "relu", "kernel_regularizer": kernel_regularizer, "name": f"hidden_{number + 1}"}
+        model.add(keras.layers.Dense(units, use_bias=False, **{"name": "logits"} | options))
+    optimizer, loss = keras.optimizers.Adam(learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(**{"optimizer": optimizer, "loss": loss, "metrics": ["accuracy"]} | compile_options)
     return model
-
-
-def _check_count(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 # ------------------------------------------------------------------------------------------------ masks
@@ -150,27 +87,29 @@ def weight_mask(kernel, sparsity: float) -> np.ndarray:
     """Boolean mask of `kernel`'s shape that is False over the weights to prune.
 
     The round(sparsity * kernel.size) weights of smallest |w| are pruned; ties go by position (row-major).
-
     Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel holds NaN.
     """
-    return _keep(_weight_scores(_as_kernel(kernel)), _check_sparsity(sparsity))
+    kernel = _real(kernel)
+    return _keep(np.abs(kernel), round(_check_sparsity(sparsity) * kernel.size))
 
 
 def unit_mask(kernel, sparsity: float) -> np.ndarray:
     """Boolean mask of `kernel`'s shape that is False over the units to prune.
 
-    A unit is one output of the layer: a column of a Dense kernel (inputs, units), a filter of a convolution
-    kernel (..., channels, filters). The round(sparsity * units) units of smallest L2 norm are pruned; norms are
-    compared in double precision, and ties go by position.
-
+    A unit is one output of the layer: a column of a Dense kernel (inputs, units), a filter of a convolution kernel
+    (..., channels, filters). The round(sparsity * units) units of smallest L2 norm (in double precision) are pruned,
+    but one always stays unless sparsity is 1; ties go by position.
     Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel holds NaN or has no axis.
     """
-    kernel = _as_kernel(kernel)
-    return np.broadcast_to(_keep(_unit_scores(kernel), _check_sparsity(sparsity)), kernel.shape).copy()
+    kernel = _real(kernel)
+    if kernel.ndim == 0:
+        raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
+    pruned = round(_check_sparsity(sparsity) * kernel.shape[-1])
+    most = kernel.shape[-1] - (sparsity < 1 and kernel.shape[-1] > 0)
+    return np.broadcast_to(_keep(_norms(kernel), min(pruned, most)), kernel.shape).copy()
 
 
 def _check_sparsity(sparsity):
-    """`sparsity` as a float, if it is a number in [0, 1]."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
         raise TypeError(f"sparsity must be a number in [0, 1], not {sparsity!r}")
     if not 0 <= sparsity <= 1:
@@ -179,117 +118,96 @@ def _check_sparsity(sparsity):
     return float(sparsity)
 
 
-def _as_kernel(kernel, name="the kernel"):
-    """`kernel` (array, list, tensor or variable) as a real NumPy array without NaN."""
-    if isinstance(kernel, keras.Variable) or keras.ops.is_tensor(kernel):
-        kernel = keras.ops.convert_to_numpy(kernel)
-    kernel = np.asarray(kernel)
-    if kernel.dtype.kind not in "fiu" and kernel.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must hold real numbers, not {kernel.dtype}")
-    if np.isnan(kernel).any():
+def _real(array, name="the kernel"):
+    """`array` (or list, tensor, variable) as floats of single precision or better, without NaN."""
+    array = _numpy(array) if isinstance(array, keras.Variable) or keras.ops.is_tensor(array) else np.asarray(array)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
+    array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+    if np.isnan(array).any():
         raise ValueError(f"{name} holds NaN, which has no rank among magnitudes")
-    return kernel
+    return array
 
 
-def _weight_scores(kernel):
-    """|w| of every weight, in a type in which the absolute value is exact."""
-    return np.abs(kernel if kernel.dtype.kind == "f" else kernel.astype(np.longdouble))
+def _numpy(variable):
+    return np.asarray(keras.ops.convert_to_numpy(variable))
 
 
-def _unit_scores(kernel):
-    """L2 norm of every unit, by math.hypot: no overflow, and the same on every machine and in any order."""
-    if kernel.ndim == 0:
-        raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
-    columns = kernel.reshape(math.prod(kernel.shape[:-1]), kernel.shape[-1]).T.astype(np.float64)
-    return np.array([math.hypot(*column) for column in columns.tolist()], np.float64)
+def _norms(kernel, axis=-1):
+    """The L2 norm of each unit along `axis`, in double precision, some units at a time to save memory."""
+    columns = np.moveaxis(kernel, axis, -1).reshape(kernel.size // max(kernel.shape[axis], 1), kernel.shape[axis])
+    parts = np.array_split(columns, 1 + kernel.size // 2**22, axis=1)
+    return np.concatenate([np.linalg.norm(part.astype(np.float64), axis=0) for part in parts])
 
 
-def _keep(scores, sparsity):
-    """Boolean array of scores' shape, False over the round(sparsity * size) smallest, ties by position."""
+def _keep(scores, pruned):
+    """Boolean array of scores' shape, False over the `pruned` smallest, ties by position."""
     flat = scores.ravel()
-    pruned = round(sparsity * flat.size)
-    keep = np.ones(flat.size, bool)
-    if pruned:
-        threshold = np.partition(flat, pruned - 1)[pruned - 1]
-        keep = flat >= threshold
-        keep[np.flatnonzero(flat == threshold)[: pruned - np.count_nonzero(~keep)]] = False
+    if pruned == 0:
+        return np.ones(scores.shape, bool)
+    threshold = np.partition(flat, pruned - 1)[pruned - 1]
+    keep = flat >= threshold
+    keep[np.flatnonzero(flat == threshold)[: pruned - np.count_nonzero(~keep)]] = False
     return keep.reshape(scores.shape)
 
 
 # ---------------------------------------------------------------------------------------------- pruning
 
 
-def prune_weights(model, sparsity: float, *, ignored_layers=(), criterion="magnitude", seed=0):
-    """A copy of `model` in which the smallest weights of each kernel are zero (Han et al. 2015, 1506.02626).
+def prune_weights(model, sparsity, *, scope="layer", ignored_layers=(), scores=None):
+    """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626).
 
-    Every layer with a `kernel` is pruned by `weight_mask`, except the last one and those that `ignored_layers`
-    names (a nested model's name stands for all its layers). Biases stay. The copy has the architecture, names and
-    compile settings of `model`, with a fresh optimizer state; `model` keeps every bit.
-    With criterion="random" the choice is random, repeatable by `seed`: the control for the magnitudes.
+    Pruned is every float weight of two or more axes (kernels, embeddings, recurrent and depthwise kernels, ...), frozen
+    or not, except biases, scales and states, and except the output layers; of each, `weight_mask` says which go.
 
-    Raises TypeError or ValueError, before any work, for a bad sparsity, a model that is not built or has nothing
-    to prune, an unknown layer name, NaN weights, and kernels that can't be pruned (quantized, LoRA).
+    `sparsity` is a fraction for all layers, or a dict of layer names to fractions (other layers keep what they have; a
+    nested model's name stands for all in it). `scope="global"` sets one threshold for all layers together. Layers in
+    `ignored_layers` are left alone. `scores(variable)` returns the importance of each weight of that matrix of `model`,
+    an array of its shape, to rank by instead of |w|. The copy has the names and compile settings of `model` and a fresh
+    optimizer; `model` keeps every bit.
+
+    Raises TypeError or ValueError for bad fractions, unknown names, a model that is not built or has nothing to prune,
+    quantized or LoRA layers, NaN, and layers that Keras cannot rebuild from their configuration.
     """
-    return _prune(model, sparsity, "weight", ignored_layers, criterion, seed)
+    return _prune(model, "weight", sparsity, scope, ignored_layers, scores)
 
 
-def prune_units(model, sparsity: float, *, ignored_layers=(), criterion="magnitude", seed=0):
-    """A copy of `model` in which the units of smallest L2 norm are zero in each kernel, and their biases with them.
+def prune_units(model, sparsity, *, scope="layer", ignored_layers=(), scores=None):
+    """A copy of `model` in which the units of smallest L2 norm are zero, as in Li et al. (1608.08710).
 
-    As `prune_weights`, by `unit_mask`; structured pruning as in Li et al. (1608.08710). Also raises ValueError for
-    layers whose units are not on the kernel's last axis (transposed and depthwise convolutions, recurrent cells):
-    name them in `ignored_layers`.
+    Units are the outputs of Dense, convolution, transposed and separable layers. Those that an Add or the like ties go
+    together, ranked by the norm of all their weights; a unit takes its bias and normalization along. Each layer keeps
+    one unit unless sparsity is 1. The arguments are those of `prune_weights`; `scores` are summed over each unit, None
+    stands for w squared. Warns of layers that have matrices but no units it knows: they stay as they are.
+
+    Raises as `prune_weights`, and ValueError for tied layers with different fractions.
     """
-    return _prune(model, sparsity, "unit", ignored_layers, criterion, seed)
+    return _prune(model, "unit", sparsity, scope, ignored_layers, scores)
 
 
-def _prune(model, sparsity, method, ignored_layers, criterion, seed):
-    sparsity = _check_sparsity(sparsity)
-    layers = _prunable_layers(model, ignored_layers, method)
-    scores = [_scores(layer, method, criterion, seed) for layer in layers]
+def _prune(model, method, sparsity, scope, ignored_layers, scores):
     pruned = _copy(model)
-    for layer, score in zip(_twins(model, pruned, layers), scores, strict=True):
-        _apply_mask(layer, _values(layer), _keep(score, sparsity), method)
+    graph = _Graph(pruned, model.weights)
+    fractions = graph.fractions(sparsity, scope, ignored_layers)
+    _apply(pruned, graph.masks(method, fractions, scope, scores))
+    if method == "unit":
+        graph.warn_of_unknown(fractions)
     return pruned
 
 
-def _prunable_layers(model, ignored_layers=(), method="weight", least=1):
-    """The layers to prune: those with a kernel, in order, each kernel once, but the last and the ignored."""
-    _check_model(model)
-    if not isinstance(ignored_layers, str | list | tuple | set | frozenset):
-        raise TypeError(f"ignored_layers must be a list of layer names, not {ignored_layers!r}")
-    ignored = {ignored_layers} if isinstance(ignored_layers, str) else set(ignored_layers)
-    found, names = [], set()
-    for layer, path in _walk(model):
-        names |= path
-        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-            raise ValueError(f"layer {layer.name!r} is quantized or has LoRA enabled: prune before that, or merge it")
-        kernel = getattr(layer, "kernel", None)
-        if isinstance(kernel, keras.Variable):
-            if "float" not in str(kernel.dtype):
-                raise ValueError(f"the kernel of layer {layer.name!r} is {kernel.dtype}: only float kernels are pruned")
-            found.append((layer, path))
-    if not ignored <= names:
-        raise ValueError(f"no layer is named {sorted(map(str, ignored - names))}: the model has {sorted(names)}")
-    untouched = {id(layer.kernel) for layer, path in found if path & ignored or layer.kernel is found[-1][0].kernel}
-    layers = []
-    for layer, _ in found:
-        if id(layer.kernel) not in untouched:
-            untouched.add(id(layer.kernel))
-            layers.append(layer)
-    if len(layers) < least:
-        raise ValueError(
-            f"model {model.name!r} has nothing to prune: no kernel besides the output layer's and the ignored ones"
-        )
-    for layer in layers if method == "unit" else ():
-        bias = getattr(layer, "bias", None)
-        odd_bias = isinstance(bias, keras.Variable) and tuple(bias.shape) != tuple(layer.kernel.shape[-1:])
-        if isinstance(layer, _ODD_UNIT_AXIS) or hasattr(layer, "recurrent_kernel") or odd_bias:
-            raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) does not have its units on the kernel's last axis "
-                "alone: name it in ignored_layers"
-            )
-    return layers
+def _scores(variable, scores):
+    """What `scores`, or the magnitude if it is None, says of each weight."""
+    values = _real(variable if scores is None else scores(variable), f"the kernel or score of {variable.path}")
+    if values.shape != tuple(variable.shape):
+        raise ValueError(f"scores({variable.path}) must have shape {tuple(variable.shape)}, not {values.shape}")
+    return np.abs(values) if scores is None else values
+
+
+def _apply(model, masks):
+    """Zeros in the model's weights where the mask of their number is False."""
+    for number, mask in masks.items():
+        value = _numpy(model.weights[number])
+        model.weights[number].assign(np.where(mask, value, value.dtype.type(0)))
 
 
 def _check_model(model):
@@ -297,418 +215,188 @@ def _check_model(model):
         raise TypeError(f"expected a keras.Model, not {type(model).__name__}")
     if not model.built:
         raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
+    for layer, _, weights in _walk(model):
+        if any(re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name) for weight in weights):
+            raise ValueError(f"layer {layer.name!r} is quantized or has LoRA enabled: prune before that, or merge it")
 
 
-def _layer_classes(*names):
-    return tuple(getattr(keras.layers, name) for name in names)
-
-
-_TRANSPOSED = _layer_classes("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-_DEPTHWISE = _layer_classes("DepthwiseConv1D", "DepthwiseConv2D")
-_ODD_UNIT_AXIS = (*_TRANSPOSED, *_DEPTHWISE, keras.layers.EinsumDense)
-
-
-def _walk(layer, above=()):
-    """Each layer at or below `layer` with the names that lead to it; a layer that is shared, once for each way."""
-    yield layer, {item.name for item in (*above, layer)[1:]}
-    for child in _children(layer):
-        if not any(child is item for item in (*above, layer)):
-            yield from _walk(child, (*above, layer))
-
-
-def _children(layer):
-    """The layers right below `layer`: a model's layers, or the layers among a layer's attributes."""
-    if isinstance(layer, keras.Model):
-        return layer.layers
-    values = [v for value in vars(layer).values() for v in (value if isinstance(value, list | tuple) else [value])]
-    return list({id(value): value for value in values if isinstance(value, keras.Layer)}.values())
-
-
-def _scores(layer, method, criterion="magnitude", seed=0):
-    """What decides which weights, or units, of `layer` go first: an array that broadcasts to its kernel."""
-    if criterion not in ("magnitude", "random"):
-        raise ValueError(f"criterion must be 'magnitude' or 'random', not {criterion!r}")
-    _check_count("seed", seed, 0)
-    kernel = _as_kernel(layer.kernel, f"the kernel of layer {layer.name!r}")
-    if criterion == "random":
-        rng = np.random.default_rng([seed, zlib.crc32(layer.name.encode())])
-        return rng.random(kernel.shape if method == "weight" else kernel.shape[-1:])
-    return _weight_scores(kernel) if method == "weight" else _unit_scores(kernel)
-
-
-def _values(layer):
-    """Copies of the layer's kernel and of its bias, None if it has none."""
-    bias = getattr(layer, "bias", None)
-    return _numpy(layer.kernel).copy(), _numpy(bias).copy() if isinstance(bias, keras.Variable) else None
-
-
-def _apply_mask(layer, values, keep, method):
-    """Set the layer to the kernel and bias in `values`, zero where `keep` is False (the bias only with "unit")."""
-    kernel, bias = values
-    layer.kernel.assign(np.where(keep, kernel, kernel.dtype.type(0)))
-    if bias is not None:
-        layer.bias.assign(np.where(keep, bias, bias.dtype.type(0)) if method == "unit" else bias)
-
-
-def _numpy(variable):
-    return np.asarray(keras.ops.convert_to_numpy(variable))
-
-
-def _copy(model, changes=None):
-    """A new model with the architecture, names, weights and compile settings of `model`.
-
-    With `changes`, a dict of layer name to what is new in its configuration, the weights are left to the caller.
-    """
-    classes, functions = _custom_objects(model)
-    names = [function.__name__ for function in functions]
+def _copy(model, compiled=True):
+    """A new model with the architecture, names and weights of `model`, and compiled as it was."""
+    _check_model(model)
     try:
-        try:  # a configuration refers to functions by name, which lambdas share: number them for a moment
-            for number, function in enumerate(functions):
-                function.__name__ += f"_{number}"
-            config = keras.saving.serialize_keras_object(model)
-            custom = classes | {function.__name__: function for function in functions}
-        finally:
-            for function, name in zip(functions, names, strict=True):
-                function.__name__ = name
-        _drop_unknown_arguments(config, classes)
-        for layer in config["config"]["layers"] if changes else ():
-            layer.pop("build_config", None)
-            layer["config"] |= changes.get(layer["config"]["name"], {})
-        with keras.saving.custom_object_scope(custom):
-            copy = keras.saving.deserialize_keras_object(config)
-        if changes is None:
-            _set_weights(copy, model.get_weights())
+        if _has_graph(model):
+            copy = keras.models.clone_model(model if compiled else _form(model), clone_function=_rebuild)
+        else:
+            copy = keras.models.clone_model(model)
+        _assign(copy, model.weights)
     except Exception as error:
         raise ValueError(
-            f"model {model.name!r} can't be copied through its configuration ({type(error).__name__}: "
-            f"{str(error)[:200]}). Give custom classes a get_config() that returns all the arguments of their __init__."
+            f"Keras can't rebuild model {model.name!r} from its configuration ({type(error).__name__}: "
+            f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
+            "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
         ) from error
     return copy
 
 
-def _drop_unknown_arguments(config, classes):
-    """Take from each configuration in `config` what every layer has but `__init__` of its class doesn't accept."""
-    for value in config.values() if isinstance(config, dict) else config:
-        if isinstance(value, dict | list):
-            _drop_unknown_arguments(value, classes)
-    if isinstance(config, dict) and config.get("class_name") in classes:
-        accepted = inspect.signature(classes[config["class_name"]]).parameters.values()
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):
-            for name in {"name", "trainable", "dtype"} - {parameter.name for parameter in accepted}:
-                config["config"].pop(name, None)
-
-
-def _twins(model, copy, layers):
-    """The layers of `copy` that stand where `layers` stand in `model` (a copy may have other automatic names)."""
-    twins = {id(layer): twin for (layer, _), (twin, _) in zip(_walk(model), _walk(copy), strict=True)}
-    return [twins[id(layer)] for layer in layers]
-
-
-def _set_weights(model, weights):
-    model.set_weights(weights)
-    for layer, _ in _walk(model):
+def _assign(model, values):
+    for weight, value in zip(model.weights, values, strict=True):
+        weight.assign(value)
+    for layer, _, _ in _walk(model):
         if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # what it computes with is derived from its weights
+            layer.finalize_state()  # what it computes with follows from its weights
+        if getattr(layer, "stateful", False):
+            layer.reset_state()  # of a recurrent layer, which is not among its weights
 
 
-def _custom_objects(model):
-    """What the configuration of `model` names but can't hold: its classes and functions from outside Keras."""
-    classes, functions, queue, seen = {}, [], [model], {}
-    while queue:
-        item = queue.pop()
-        if id(item) in seen:
-            continue
-        seen[id(item)] = item
-        if isinstance(item, list | tuple):
-            queue.extend(item)
-        elif isinstance(item, dict):
-            queue.extend(item.values())
-        elif isinstance(item, types.FunctionType):
-            functions += [] if item.__module__.startswith("keras.") else [item]
-        elif hasattr(item, "get_config") and hasattr(item, "__dict__") and not isinstance(item, type):
-            classes |= {} if type(item).__module__.startswith("keras.") else {type(item).__name__: type(item)}
-            queue.extend(vars(item).values())
-    return classes, functions
+def _has_graph(layer):
+    """Whether it is a Sequential or functional model, whose calls can be followed."""
+    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
 
 
-# ---------------------------------------------------------------------------- holding sparsity in training
+def _form(model):
+    """The functional form of a Sequential or functional model: the same layers, not compiled."""
+    ends = (model.inputs, model.outputs) if isinstance(model, keras.Sequential) else (model.input, model.output)
+    return keras.Model(*ends, name=model.name)
+
+
+def _rebuild(layer, **changes):
+    """A new layer of the same configuration but for `changes`; or the layer itself if it has no weights but code."""
+    if hasattr(layer, "get_vocabulary"):
+        return layer  # a lookup's table is not in its configuration
+    if _has_graph(layer):
+        return keras.models.clone_model(layer, clone_function=_rebuild)
+    try:
+        return type(layer).from_config(layer.get_config() | changes)
+    except Exception:
+        if getattr(layer, "variables", []):
+            raise
+        return layer  # a lambda, say
+
+
+# --------------------------------------------------------------------------------------------- training
 
 
 class _HoldZeros(keras.constraints.Constraint):
     """A variable's constraint: after every optimizer step, zero wherever `mask` is False."""
 
     def __init__(self, mask, previous):
-        self.mask = keras.Variable(mask, dtype="bool", trainable=False)
-        self.previous = previous
+        self.mask, self.previous = keras.Variable(mask, dtype="bool", trainable=False), previous
 
     def __call__(self, value):
-        if self.previous is not None:
-            value = self.previous(value)
-        value, mask = keras.ops.convert_to_tensor(value), keras.ops.convert_to_tensor(self.mask)
-        return keras.ops.where(mask, value, keras.ops.zeros_like(value))
+        value = keras.ops.convert_to_tensor(value if self.previous is None else self.previous(value))
+        return keras.ops.where(keras.ops.convert_to_tensor(self.mask), value, keras.ops.zeros_like(value))
 
 
 def hold_sparsity(model, *, ignored_layers=()):
-    """None: from now on whatever is zero in the model's prunable kernels stays exactly zero while it trains.
+    """None: from now on what is zero in the model's hidden matrices stays exactly zero while it trains.
 
-    The zeros become constraints of the kernel variables, which every optimizer applies after its step, so momentum
-    and weight decay can't revive a weight. The bias of a unit without any weight is held at zero too if it is zero.
-    Nothing of this is saved: the model stays a plain .keras file, and a loaded or copied model is free until held
-    again. `release_sparsity(model)` undoes it. Call it again after pruning further.
+    Units without any weight stay silent, too: what is zero of their biases and normalization stays zero. The zeros
+    become constraints of the variables, which every optimizer applies after its step, so neither momentum nor weight
+    decay revives a weight. Nothing of this is saved: a loaded or copied model is free until held again.
+    `release_sparsity(model)` undoes it. Call it again after pruning further.
 
-    Raises as `prune_weights` does, and ValueError for an optimizer with use_ema=True: Keras averages the weights
-    before it applies constraints, so the average would not be sparse.
+    Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
+    applies constraints, so the average would not be sparse.
     """
-    layers = _prunable_layers(model, ignored_layers)
+    graph, values = _graph_of(model), [_numpy(weight) for weight in model.weights]
+    alive = np.concatenate([np.zeros(0, bool), *(graph.alive(values, n) for n in graph.units)])
+    masks = {number: mask | (values[number] != 0) for number, mask in graph.silence(~graph.tied(alive)).items()}
+    matrices = graph.masks("weight", graph.fractions(0.0, ignored_layers=ignored_layers))
+    _hold(model, masks | {number: values[number] != 0 for number in matrices})
+
+
+def _hold(model, masks):
     optimizer = getattr(model, "optimizer", None)
     if any(getattr(item, "use_ema", False) for item in (optimizer, getattr(optimizer, "inner_optimizer", None))):
         raise ValueError("the optimizer has use_ema=True: its average of the weights would not stay sparse")
-    holds = []
-    for layer in layers:
-        kernel, bias = _numpy(layer.kernel) != 0, getattr(layer, "bias", None)
-        holds.append((layer.kernel, kernel))
-        if isinstance(bias, keras.Variable) and tuple(bias.shape) == kernel.shape[-1:]:
-            holds.append((bias, ~_all_zero(kernel, -1) | (_numpy(bias) != 0)))
-    held = {id(variable) for variable in model.variables if isinstance(variable.constraint, _HoldZeros)}
-    if held == {id(variable) for variable, _ in holds} and keras.backend.backend() != "jax":
-        for variable, mask in holds:
-            variable.constraint.mask.assign(mask)  # which compiled steps read anew, except JAX's
-        return
-    release_sparsity(model)  # which also sees to it that the next `fit` looks at the constraints anew
-    for variable, mask in holds:
-        variable.constraint = _HoldZeros(mask, variable.constraint)
+    release_sparsity(model)
+    for number, mask in masks.items():
+        model.weights[number].constraint = _HoldZeros(mask, model.weights[number].constraint)
 
 
 def release_sparsity(model):
     """None: undoes `hold_sparsity`, and gives each variable back the constraint it had before."""
-    _check_model(model)
-    for variable in model.variables:
+    for variable in model.weights:
         if isinstance(variable.constraint, _HoldZeros):
             variable.constraint = variable.constraint.previous
     if getattr(model, "train_function", None) is not None:  # a compiled step keeps the constraints it was traced with
-        model.train_function = None
-        model.make_train_function()
-
-
-def _all_zero(kernel, axis):
-    """For each index along `axis`: whether the kernel is zero (or False) all over it."""
-    return ~kernel.astype(bool).any(axis=tuple(i for i in range(kernel.ndim) if i != axis % kernel.ndim))
+        model.make_train_function(force=True)
 
 
 class GradualPruning(keras.callbacks.Callback):
     """Callback that prunes while the model trains, from `initial_sparsity` at `begin_step` to `final_sparsity` at
     `end_step`, every `frequency` steps and at the end (Zhu and Gupta 2017, 1710.01878).
 
-    At step t it prunes to final + (initial - final) * (1 - (t - begin) / (end - begin))**3, by magnitude, `method`
-    "weight" or "unit". A step is one update by the optimizer, counted from the first `fit` of a model with this
-    callback; with steps_per_execution > 1 pruning waits for the end of an execution. Between prunings, and after
-    training, the zeros are held as by `hold_sparsity`.
+    At step t (`optimizer.iterations`, which go on from one `fit` to the next) it prunes to
+    final + (initial - final) * (1 - (t - begin) / (end - begin))**3 by `method` "weight" or "unit", by the weights as
+    they are then; `scope`, `ignored_layers` and `scores` are those of `prune_weights`. From one pruning to the next the
+    zeros are held; after training they are not: call `hold_sparsity` to go on. Warns if training starts behind
+    `end_step`, or ends without `final_sparsity`.
 
     Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
     """
 
     def __init__(
-        self,
-        initial_sparsity,
-        final_sparsity,
-        begin_step,
-        end_step,
-        frequency=100,
-        *,
-        method="weight",
-        ignored_layers=(),
-    ):
+        self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=100, *, method="weight", scope="layer",
+        ignored_layers=(), scores=None,
+    ):  # fmt: skip
         super().__init__()
-        self.initial_sparsity, self.final_sparsity = _check_sparsity(initial_sparsity), _check_sparsity(final_sparsity)
-        for name, value, least in (("begin_step", begin_step, 0), ("frequency", frequency, 1)):
-            _check_count(name, value, least)
-        _check_count("end_step", end_step, begin_step + 1)
-        if self.initial_sparsity > self.final_sparsity:
+        if _check_sparsity(initial_sparsity) > _check_sparsity(final_sparsity):
             raise ValueError(f"initial_sparsity {initial_sparsity} is above final_sparsity {final_sparsity}")
+        if not 0 <= begin_step < end_step or not frequency >= 1:
+            steps = f"begin_step={begin_step!r}, end_step={end_step!r}, frequency={frequency!r}"
+            raise ValueError(f"expected 0 <= begin_step < end_step and 1 <= frequency, not {steps}")
         if method not in ("weight", "unit"):
             raise ValueError(f"method must be 'weight' or 'unit', not {method!r}")
+        self.initial_sparsity, self.final_sparsity = initial_sparsity, final_sparsity
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
-        self.method, self.ignored_layers = method, ignored_layers
-        self._trained = None
+        self.method, self.scope, self.ignored_layers, self.scores = method, scope, ignored_layers, scores
 
     def sparsity_at(self, step: int) -> float:
         """The sparsity that the schedule asks for after `step` steps, 0 before `begin_step`."""
-        if step < self.begin_step:
-            return 0.0
         left = 1 - (self._last_due(step) - self.begin_step) / (self.end_step - self.begin_step)
-        return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**3
+        return 0.0 if left > 1 else self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**3
 
     def _last_due(self, step):
-        """The last step up to `step` at which it prunes, if the schedule has begun."""
-        return self.end_step if step >= self.end_step else step - (step - self.begin_step) % self.frequency
+        """The last step up to `step` at which it prunes, -1 if there is none yet."""
+        due = step - (step - self.begin_step) % self.frequency if step < self.end_step else self.end_step
+        return due if step >= self.begin_step else -1
 
     def on_train_begin(self, logs=None):
-        layers = _prunable_layers(self.model, self.ignored_layers, self.method)
-        for layer in layers:
-            _as_kernel(layer.kernel, f"the kernel of layer {layer.name!r}")
-        if self._trained is not self.model:
-            self._trained, self._step, self._pruned_at = self.model, 0, -1
-        self._offset = self._step - self._iterations()
-        hold_sparsity(self.model, ignored_layers=self.ignored_layers)
-        self._prune_if_due()
+        self._graph, self._pruned_at = _graph_of(self.model), -1
+        self._fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
+        self._masks = self._graph.masks(self.method, self._fractions, self.scope)  # which prune nothing yet
+        _hold(self.model, self._masks)
+        if self._step() > self.end_step:
+            warnings.warn(f"training starts at step {self._step()}, behind end_step={self.end_step}", stacklevel=2)
+        self.on_train_batch_end(None)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._step = self._offset + self._iterations()
-        self._prune_if_due()
+        due = self._last_due(self._step())
+        if due <= self._pruned_at:
+            return
+        self._pruned_at = due
+        fractions = [None if fraction is None else self.sparsity_at(due) for fraction in self._fractions]
+        self._masks = self._graph.masks(self.method, fractions, self.scope, self.scores)
+        _apply(self.model, self._masks)
+        for number, mask in self._masks.items():
+            self.model.weights[number].constraint.mask.assign(mask)
+        if keras.backend.backend() == "jax":  # whose compiled step has the masks in it
+            self.model.make_train_function(force=True)
 
-    def _iterations(self):
+    def on_train_end(self, logs=None):
+        step, values = self._step(), {number: _numpy(self.model.weights[number]) for number in self._masks}
+        release_sparsity(self.model)
+        if step < self.end_step or any(values[number][~mask].any() for number, mask in self._masks.items()):
+            matrices = np.concatenate([value.ravel() for value in values.values() if value.ndim > 1])
+            asked = f"final_sparsity={self.final_sparsity} at end_step={self.end_step}"
+            warnings.warn(f"{asked} was not reached: {np.mean(matrices == 0):.3f} at step {step}", stacklevel=2)
+
+    def _step(self):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         optimizer = self.model.optimizer  # of a loss-scaling one, Keras 3.8 counts in the optimizer within
         return int(_numpy(getattr(optimizer, "inner_optimizer", optimizer).iterations))
-
-    def _prune_if_due(self):
-        due = self._last_due(self._step)
-        if due < self.begin_step or due <= self._pruned_at:
-            return
-        for layer in _prunable_layers(self.model, self.ignored_layers):
-            score = _scores(layer, self.method)
-            _apply_mask(layer, _values(layer), _keep(score, self.sparsity_at(due)), self.method)
-        hold_sparsity(self.model, ignored_layers=self.ignored_layers)
-        self._pruned_at = due
-
-
-# ---------------------------------------------------------------------------------------------- removal
-
-_UNIT_LAYERS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_PER_UNIT = _layer_classes(
-    *("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "ActivityRegularization", "BatchNormalization"),
-    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"),
-)
-_POOLING = _layer_classes(
-    *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3))
-)
-
-
-def remove_dead_units(model):
-    """A smaller model with the same outputs, to rounding: `model` without the units that no longer matter.
-
-    A unit goes if no weight leads to it (its constant output is folded into the next layer's bias, which is added if
-    need be) or if none leads away from it, until nothing changes; so weight-pruned models shrink too. A constant that
-    the next layer's zero padding would meet can't be folded: that unit stays, and so does one unit of every layer.
-
-    Works on Sequential and single-path functional models of Dense and Conv1D to Conv3D, with batch normalization,
-    elementwise activations, dropout, pooling and Flatten between them. The result is compiled as `model` was, and
-    `model` is left alone. Raises ValueError naming the layer for what it can't handle between the first kernel and
-    the last: branches, shared or nested layers, activations across units (softmax), any other layer.
-    """
-    _prunable_layers(model, least=0)
-    layers = _single_path(model)
-    places = [i for i, layer in enumerate(layers) if type(layer) in _UNIT_LAYERS]
-    for layer in layers[places[0] : places[-1] + 1] if len(places) > 1 else ():
-        _check_removable(layer, last=layer is layers[places[-1]])
-    if places and places[-1] - places[0] >= len(places):  # other layers in between: to call them leaves traces
-        layers = _twins(model, _copy(model), layers)
-    units = [layers[i] for i in places]
-    kernels = [_numpy(layer.kernel).astype(np.float64) for layer in units]
-    biases = [_numpy(layer.bias) if layer.use_bias else np.zeros(layer.kernel.shape[-1]) for layer in units]
-
-    # Forwards: fold the constants of units without incoming weights, which may leave the next units without any.
-    origins = {}  # for each later layer: the unit before it that each of its input channels comes from
-    for n, (here, there) in enumerate(itertools.pairwise(places)):
-        traced, constants = _trace(layers[here], biases[n], layers[here + 1 : there + 1])
-        origins[n + 1] = origin = traced[-1]
-        known = np.isfinite(constants[0]) & (constants == constants[0]).all(axis=0)
-        if getattr(units[n + 1], "padding", "valid") != "valid":
-            known &= constants[0] == 0
-        dead = _all_zero(kernels[n], axis=-1)
-        dead[origin[~known]] = False
-        folded = dead[origin]
-        terms = kernels[n + 1][..., folded, :] * constants[0, folded, None]
-        biases[n + 1] = biases[n + 1] + terms.sum(axis=tuple(range(terms.ndim - 1)))
-        kernels[n + 1][..., folded, :] = 0
-        for layer, channels in zip(layers[here + 1 : there], traced, strict=False):
-            origins[layer.name] = n, channels
-
-    # Backwards: keep the units that a kept unit listens to.
-    keep = [np.ones(kernel.shape[-1], bool) for kernel in kernels]
-    for n in reversed(range(len(units) - 1)):
-        heard = ~_all_zero(kernels[n + 1][..., keep[n + 1]], axis=-2)
-        keep[n] = np.isin(np.arange(keep[n].size), origins[n + 1][heard])
-        keep[n][0] |= not keep[n].any()
-
-    changes, weights = {}, {layer.name: layer.get_weights() for layer in layers}
-    for n, layer in enumerate(units):
-        kernel = kernels[n] if n == 0 else kernels[n][..., keep[n - 1][origins[n]], :]
-        size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
-        changes[layer.name] = {size: int(keep[n].sum()), "use_bias": layer.use_bias or bool(biases[n].any())}
-        new = [kernel[..., keep[n]], biases[n][keep[n]]] if changes[layer.name]["use_bias"] else [kernel[..., keep[n]]]
-        weights[layer.name] = [array.astype(weights[layer.name][0].dtype) for array in new]
-    for name, (n, channels) in ((name, origin) for name, origin in origins.items() if isinstance(name, str)):
-        kept = keep[n][channels]
-        weights[name] = [array[..., kept] if array.shape[-1] == kept.size else array for array in weights[name]]
-
-    smaller = _copy(model, changes)
-    _set_weights(smaller, [array for layer in layers for array in weights[layer.name]])
-    return smaller
-
-
-def _single_path(model):
-    """The layers of `model` in order, if each takes the output of the one before and nothing else."""
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    for layer in layers:
-        if isinstance(layer, keras.Model):
-            raise ValueError(f"can't remove units around the nested model {layer.name!r}: remove them in it instead")
-    if isinstance(model, keras.Sequential):
-        return layers
-    tensors = getattr(model, "inputs", None) or []
-    if len(tensors) != 1:
-        raise ValueError(f"model {model.name!r} is not a Sequential or functional model with one input")
-    for layer in layers:
-        if layer.input is not tensors[0]:
-            raise ValueError(
-                f"layer {layer.name!r} is not on a single path: branches and shared layers are not handled"
-            )
-        tensors = [layer.output]
-    if len(model.outputs) != 1 or model.outputs[0] is not tensors[0]:
-        raise ValueError(f"the output of model {model.name!r} is not that of its last layer, {layers[-1].name!r}")
-    return layers
-
-
-def _check_removable(layer, last):
-    """ValueError if the units before (and, unless it is the `last`, those of) `layer` can't be told apart."""
-    name = f"layer {layer.name!r} ({type(layer).__name__})"
-    if type(layer) not in (*_UNIT_LAYERS, *_PER_UNIT, keras.layers.Flatten, *_POOLING):
-        raise ValueError(f"can't remove units around {name}: it may mix or move them")
-    channels = getattr(layer, "axis", -1) in (-1, len(layer.input.shape) - 1)  # of batch normalization
-    if getattr(layer, "groups", 1) != 1 or getattr(layer, "data_format", None) == "channels_first" or not channels:
-        raise ValueError(f"can't remove units around {name}: it needs groups=1 and its channels on the last axis")
-    if hasattr(layer, "activation") and not last:
-        values = keras.ops.convert_to_tensor([[-1.5, 0.0, 0.5, 2.0]])
-        try:
-            apart = [layer.activation(values[:, i : i + 1]) for i in range(4)]
-            elementwise = np.allclose(_numpy(layer.activation(values)), np.concatenate(list(map(_numpy, apart)), 1))
-        except Exception:
-            elementwise = False
-        if not elementwise:
-            raise ValueError(f"can't remove units around {name}: its activation is not elementwise")
-
-
-def _trace(layer, bias, following):
-    """How the units of `layer` arrive at each layer that follows, and what units without input say to the last.
-
-    Returns a list of int arrays, the unit that each input channel of each layer in `following` comes from, and the
-    inputs (positions, channels) of the last one if every unit puts out activation(bias).
-    """
-    pools = [max(*other.pool_size, *other.strides) for other in following if hasattr(other, "pool_size")]
-    shape = (1, *(8 * math.prod(pools) if size is None else size for size in layer.output.shape[1:]))
-    values = layer.activation(keras.ops.cast(bias, layer.compute_dtype))
-    values = keras.ops.broadcast_to(values, shape)
-    units = keras.ops.broadcast_to(keras.ops.arange(shape[-1], dtype="float32"), shape)
-    traced = []
-    for other in following:
-        flat = _numpy(units).reshape(-1, units.shape[-1])
-        traced.append(np.rint(flat[0]).astype(int))
-        if other is not following[-1]:
-            values = other(values)
-            if isinstance(other, (keras.layers.Flatten, *_POOLING)):
-                units = type(other).from_config(other.get_config() | {"dtype": "float32"})(units)
-    return traced, _numpy(values).astype(np.float64).reshape(flat.shape)
 
 
 # -------------------------------------------------------------------------------------------- measuring
@@ -717,481 +405,621 @@ def _trace(layer, bias, following):
 def sparsity_report(model) -> pd.DataFrame:
     """One row per layer that has weights, and a last row "total": what is zero where.
 
-    `parameters` counts the weights of every kind, `zeros` those equal to zero, `sparsity` is their fraction. `units`
-    are the outputs of a kernel (its last axis) and `dead_units` those with no incoming weight; <NA> without kernel.
+    `parameters` counts the weights of every kind, `zeros` those equal to zero, `sparsity` is their fraction; `units`
+    are those that `prune_units` knows, `dead_units` those with no incoming weight; <NA> for layers without.
     """
-    _check_model(model)
+    graph, values = _graph_of(model), [_numpy(weight) for weight in model.weights]
     rows, seen = [], set()
-    for layer, _ in _walk(model):
-        inner = {id(variable) for child in _children(layer) for variable in child.weights}
-        own = [variable for variable in layer.weights if id(variable) not in inner | seen]
-        seen.update(map(id, own))
-        row = {"layer": layer.name, "parameters": sum(math.prod(variable.shape) for variable in own)}
-        row["zeros"] = sum(int((_numpy(variable) == 0).sum()) for variable in own)
-        if any(variable is getattr(layer, "kernel", None) for variable in own) and len(layer.kernel.shape):
-            row["units"], row["dead_units"] = layer.kernel.shape[-1], int(_all_zero(_numpy(layer.kernel), -1).sum())
-        rows += [row] if own else []
+    for n, (layer, _, own) in enumerate(graph.layers):
+        sizes = [(values[number].size, np.sum(values[number] == 0)) for number in own if number not in seen]
+        row = dict(zip(("parameters", "zeros"), np.sum(sizes or [(0, 0)], axis=0), strict=True))
+        if n in graph.units:
+            alive = graph.alive(values, n)
+            row |= {"units": alive.size, "dead_units": np.sum(~alive)}
+        rows += [{"layer": layer.name} | row] if sizes else []
+        seen.update(own)
     report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
     report.loc[len(report)] = {"layer": "total"} | report.drop(columns="layer").sum().to_dict()
     report.insert(3, "sparsity", report["zeros"] / report["parameters"])
-    counts = ["parameters", "zeros", "units", "dead_units"]
-    return report.astype(dict.fromkeys(counts, "Int64"))
+    return report.astype(dict.fromkeys(["parameters", "zeros", "units", "dead_units"], "Int64"))
 
 
 def sparsity_sweep(
-    model, x, y, sparsities=SPARSITIES, *, ignored_layers=(), criterion="magnitude", seed=0, batch_size=2_500
+    model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, batch_size=2_500
 ) -> pd.DataFrame:
     """One row per method ("weight", "unit") and sparsity: how the model does on (x, y) when pruned once, not trained.
 
-    `accuracy` and `loss` are what `evaluate` gives (where most units are dead they are left out of the computation,
-    which they do not change); `compression_ratio` is all parameters / nonzero parameters and
-    `theoretical_speedup` all multiply-adds / those with a nonzero weight (Blalock et al. 2020, 2003.03033).
-    The other arguments are those of `prune_weights`; `batch_size` bounds the memory.
+    x and y are what `model.evaluate` takes, and the columns what it gives (`loss`, `accuracy`, ...), then
+    `compression_ratio` and `theoretical_speedup` (see `score`). The other arguments are those of `prune_weights`;
+    `batch_size` is for arrays. A copy is pruned and tested: `model` and its optimizer are left alone.
 
-    Raises TypeError or ValueError as `prune_weights` does, for sparsities that do not increase, for a model that was
-    not compiled with an accuracy metric, and for x and y that do not fit the model or each other.
+    Raises as `prune_weights` does, and what Keras says of a model that is not compiled.
     """
-    if isinstance(sparsities, str) or not hasattr(sparsities, "__iter__"):
-        raise TypeError(f"sparsities must be a sequence of numbers in [0, 1], not {sparsities!r}")
-    sparsities = [_check_sparsity(sparsity) for sparsity in sparsities]
-    if not sparsities or any(a >= b for a, b in itertools.pairwise(sparsities)):
-        raise ValueError(f"sparsities must increase from one to the next, not {sparsities}")
-    layers = _prunable_layers(model, ignored_layers, "unit")
-    scores = {method: [_scores(layer, method, criterion, seed) for layer in layers] for method in ("weight", "unit")}
-    batches = _batches(model, x, y, batch_size)
-    pruned = _copy(model)
-    layers = _twins(model, pruned, layers)
-    values = [_values(layer) for layer in layers]
-    uses = _uses(pruned, batches[0][0][:1])
-    dense, rows = _sizes(pruned, uses)[0], []
-    for method, sparsity in progress([(method, sparsity) for method in scores for sparsity in sparsities], "sweep"):
-        if sparsity == 0 and rows:  # no need to test again what neither method changes
-            rows.append(rows[0] | {"method": method})
-            continue
-        for layer, value, score in zip(layers, values, scores[method], strict=True):
-            _apply_mask(layer, value, _keep(score, sparsity), method)
-        rows.append({"method": method, "sparsity": sparsity} | _score(pruned, batches, uses, dense))
+    pruned, rows = _copy(model), []
+    graph = _Graph(pruned, model.weights)
+    points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how in COLORS for s in sparsities]
+    graph.warn_of_unknown(points[0][-1])
+    for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
+        masks = graph.masks(method, fractions, scope, scores)
+        _assign(pruned, model.weights)
+        _apply(pruned, masks)
+        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, batch_size))
     return pd.DataFrame(rows)
 
 
-def score(model, x, y, *, dense=None, batch_size=2_500) -> dict:
-    """The `accuracy`, `loss`, `compression_ratio` and `theoretical_speedup` of one model, as in `sparsity_sweep`.
+def score(model, x, y=None, *, dense=None, batch_size=2_500) -> dict:
+    """What `model.evaluate` gives (`loss`, `accuracy`, ...), `compression_ratio` and `theoretical_speedup` of a model.
 
-    The two ratios compare it with the model `dense`, by default with itself without its zeros.
+    The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones that are left
+    once dead units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size
+    counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model.
     """
-    reference = model if dense is None else dense
-    _check_model(reference)
-    batches = _batches(model, x, y, batch_size)
-    example = batches[0][0][:1]
-    return _score(model, batches, _uses(model, example), _sizes(reference, _uses(reference, example))[0])
+    graph = _graph_of(model)
+    return _measure(model, graph, graph if dense is None else _graph_of(dense), x, y, batch_size)
 
 
-def _score(model, batches, uses, dense):
-    accuracy, loss = _accuracy_and_loss(_without_dead_units(model), batches)
-    ratios = [whole / part if part else math.inf for whole, part in zip(dense, _sizes(model, uses)[1], strict=True)]
-    return {"accuracy": accuracy, "loss": loss, "compression_ratio": ratios[0], "theoretical_speedup": ratios[1]}
-
-
-def _without_dead_units(model):
-    """`model`, or where at least half of its units are dead a smaller one with the same outputs, which is faster."""
-    try:
-        dead = [_all_zero(_numpy(layer.kernel), -1) for layer in _prunable_layers(model)]
-        if np.concatenate(dead).mean() < 0.5 or model.losses:  # penalties need all the weights
-            return model
-        smaller = remove_dead_units(model)
-    except ValueError:
-        return model
-    smaller.run_eagerly = True  # to compile it would take longer than this one test
-    return smaller
-
-
-def _accuracy_and_loss(model, batches):
-    totals = np.zeros(2)
-    for images, labels in batches:
-        model.reset_metrics()  # in Keras 3.13 they go on from batch to batch
-        logs = model.test_on_batch(images, labels, return_dict=True)
-        names = [name for name in logs if name.endswith(("acc", "accuracy")) and "top_k" not in name]
-        if not names:
-            raise ValueError(f"model {model.name!r} was not compiled with metrics=['accuracy']: it has {list(logs)}")
-        accuracy = logs["accuracy" if "accuracy" in names else names[0]]
-        totals += np.array([float(accuracy), float(logs["loss"])]) * len(labels)
-    model.reset_metrics()
-    return totals / sum(len(labels) for _, labels in batches)
-
-
-def _batches(model, x, y, batch_size):
-    """x and y checked against the compiled model and cut into batches of backend tensors."""
-    _check_model(model)
-    if not model.compiled:
-        raise ValueError(f"model {model.name!r} is not compiled: compile it with a loss and metrics=['accuracy']")
-    _check_count("batch_size", batch_size, 1)
-    x, y = _check_inputs(model, x), _check_array("y", y)
-    if y.ndim == 0 or len(y) != len(x):
-        raise ValueError(f"x has {len(x)} examples, but y has shape {y.shape}")
-    loss = (
-        model.loss if isinstance(model.loss, str) else getattr(model.loss, "name", getattr(model.loss, "__name__", ""))
-    )
-    classes = (getattr(model, "output_shape", None) or (None,))[-1]
-    if loss.startswith("sparse"):
-        if y.size != len(x) or y.dtype.kind not in "iu":
-            raise ValueError(f"the loss wants one integer label per example, not y of {y.dtype} {y.shape}")
-        if y.min() < 0 or (classes and y.max() >= classes):
-            raise ValueError(f"labels must be in [0, {classes}), but y has {y.min()} to {y.max()}")
-    elif loss.startswith("categorical") and (y.ndim < 2 or y.shape[-1] != classes):
-        raise ValueError(f"the loss wants one-hot labels of {classes} classes, not y of shape {y.shape}")
-    tensor = keras.ops.convert_to_tensor
-    return [(tensor(x[i : i + batch_size]), tensor(y[i : i + batch_size])) for i in range(0, len(x), batch_size)]
-
-
-def _check_inputs(model, x):
-    """`x` as an array, if `model` takes it."""
-    x, expected = _check_array("x", x), getattr(model, "input_shape", None)
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"x has no examples: its shape is {x.shape}")
-    if isinstance(expected, list | dict):
-        raise ValueError(f"model {model.name!r} takes several inputs, which is not handled here")
-    if expected and not (len(expected) == x.ndim and all(map(lambda e, s: e in (None, s), expected[1:], x.shape[1:]))):
-        raise ValueError(f"x has shape {x.shape}, but model {model.name!r} takes {expected}")
-    return x
-
-
-def _check_array(name, values):
-    values = np.asarray(values)
-    if values.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be an array of numbers, not of {values.dtype}")
-    return values
-
-
-def _uses(model, x):
-    """How often each kernel is applied to one example, by the id of the kernel; `x` is one example."""
-    uses = {}
-
-    def counting(layer):
-        call = layer.call
-
-        def wrapper(inputs, *args, **kwargs):
-            outputs = call(inputs, *args, **kwargs)
-            values, shape = outputs, layer.kernel.shape
-            channels = shape[-1]
-            if isinstance(layer, _TRANSPOSED):
-                values = inputs
-            elif isinstance(layer, _DEPTHWISE):
-                channels = math.prod(shape[-2:])
-            elif isinstance(layer, keras.layers.EinsumDense):
-                labels, result = layer.equation.split(",")[1].split("->")
-                channels = math.prod(size for label, size in zip(labels, shape, strict=True) if label in result)
-            times = math.prod(values.shape[1:]) / channels
-            uses[id(layer.kernel)] = uses.get(id(layer.kernel), 0) + times
-            return outputs
-
-        return wrapper
-
-    layers = {
-        id(layer): layer for layer, _ in _walk(model) if isinstance(getattr(layer, "kernel", None), keras.Variable)
-    }
-    try:
-        for layer in layers.values():
-            layer.call = counting(layer)
-        model(x)
-    finally:
-        for layer in layers.values():
-            vars(layer).pop("call", None)
-    return uses
-
-
-def _sizes(model, uses):
-    """(parameters, multiply-adds) of the model, and those that are not zero, or have a nonzero weight."""
-    sizes = np.zeros((2, 2))
-    for variable in model.weights:
-        counts = np.array([math.prod(variable.shape), np.count_nonzero(_numpy(variable))])
-        sizes += np.outer(counts, [1, uses.get(id(variable), 0)])
-    return sizes
+def _measure(model, graph, dense, x, y, batch_size):
+    logs = model.evaluate(x, y, batch_size=None if y is None else batch_size, verbose=0, return_dict=True)
+    left = graph.size(*graph.without_dead_units([_numpy(weight) for weight in model.weights])[:2])
+    ratios = [whole / part if part else math.inf for whole, part in zip(dense.size(), left, strict=True)]
+    return logs | {"compression_ratio": ratios[0], "theoretical_speedup": ratios[1]}
 
 
 def measure_latency(model, x, batch_sizes=(1, 100, 10_000), *, seconds=1.0) -> pd.DataFrame:
     """One row per batch size: `milliseconds` per call (the median), `images_per_second` and the `calls` timed.
 
-    A call is `predict_on_batch` on the first images of `x`, compiled and warmed up; the images are already a tensor, so
-    that the network is timed and not the copying. Calls are repeated, at least 5 times and about `seconds` at most,
-    until the median is known to 2 % (its standard error, from the quartiles).
+    A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them), compiled and warmed
+    up; they are already tensors, so that the network is timed and not the copying. There are at least 5 calls, and as
+    many as fit into `seconds`. Raises ValueError for a batch size that `x` does not have.
     """
-    _check_model(model)
-    x = _check_inputs(model, x)
-    if not hasattr(batch_sizes, "__iter__"):
-        raise TypeError(f"batch_sizes must be a sequence of whole numbers, not {batch_sizes!r}")
+    available, rows = len(keras.tree.flatten(x)[0]), []
     for size in batch_sizes:
-        _check_count("batch size", size, 1)
-        if size > len(x):
-            raise ValueError(f"batch size {size} is more than the {len(x)} examples of x")
-    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds < math.inf:
-        raise ValueError(f"seconds must be a number above 0, not {seconds!r}")
-    rows = []
-    for size in batch_sizes:
-        batch, times = keras.ops.convert_to_tensor(x[:size]), []
-        for _ in range(2):
+        if not 1 <= size <= available:
+            raise ValueError(f"batch size {size!r} is not between 1 and the {available} examples of x")
+        batch = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:size]), x)  # noqa: B023
+        times = []
+        while len(times) < 7 or sum(times[2:]) < seconds:
+            start = time.perf_counter()
             model.predict_on_batch(batch)
-        start = began = time.perf_counter()
-        while True:
-            model.predict_on_batch(batch)
-            began, before = time.perf_counter(), began
-            times.append(began - before)
-            if len(times) >= 5 and began - start > seconds / 10:
-                low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-                if began - start > seconds or 0.93 * (high - low) / len(times) ** 0.5 < 0.02 * median:
-                    break
-        rows.append((size, median * 1e3, size / median, len(times)))
+            times.append(time.perf_counter() - start)
+        median = float(np.median(times[2:]))
+        rows.append((size, median * 1e3, size / median, len(times) - 2))
     return pd.DataFrame(rows, columns=["batch_size", "milliseconds", "images_per_second", "calls"])
 
 
 def compressed_size(model) -> dict:
     """`raw_bytes` of the model's weights, and their `gzip_bytes`: what a download of them costs."""
-    _check_model(model)
     raw = b"".join(_numpy(weight).tobytes() for weight in model.weights)
     return {"raw_bytes": len(raw), "gzip_bytes": len(gzip.compress(raw, compresslevel=6, mtime=0))}
 
 
-# ---------------------------------------------------------------------------------- progress and plotting
+def plot_sweep(results, *, style=None, title=None):
+    """A figure of accuracy, error and loss over sparsity, one line per method, from rows of `sparsity_sweep`.
 
-
-def progress(steps, label):
-    """Yields from `steps` while one line tells how many are done and the time left; it leaves nothing behind."""
-    steps, start = list(steps), time.perf_counter()
-    try:
-        for done, step in enumerate(steps, 1):
-            yield step
-            left = (time.perf_counter() - start) / done * (len(steps) - done)
-            _show(f"{label}: {done} of {len(steps)}, {left:.0f} s left")
-    finally:
-        _show("")
-
-
-def _show(text):
-    """Replace the line of progress: by clearing the cell's output in a notebook, on the same line in a terminal."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if getattr(shell, "kernel", None):
-        sys.modules["IPython"].display.clear_output(wait=bool(text))
-        print(text, end="", flush=True)
-    elif sys.stderr.isatty():
-        print(f"\r{text:<79}\r", end="", file=sys.stderr, flush=True)
-    elif text:
-        print(text, file=sys.stderr, flush=True)
-
-
-class FitProgress(keras.callbacks.Callback):
-    """Callback that shows the epochs done and the time left of `fit(…, verbose=0)`, and leaves nothing behind."""
-
-    def __init__(self, label="training"):
-        super().__init__()
-        self.label = label
-
-    def on_train_begin(self, logs=None):
-        self.epochs = progress(range(self.params["epochs"]), self.label)
-        next(self.epochs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        next(self.epochs, None)
-
-    def on_train_end(self, logs=None):
-        self.epochs.close()
-
-
-COLORS = {"weight": "#0072B2", "unit": "#D55E00"}  # Okabe and Ito's blue and vermilion: also apart in greyscale
-
-
-def plot_sweep(results, *, x="sparsity", title=None):
-    """A figure of accuracy and loss against sparsity, one line per method, from the rows of `sparsity_sweep`.
-
-    With x="parameters_left" the axis is the fraction of the parameters that is left, on a logarithmic scale: the column
-    of that name, or 1 / compression_ratio. A column `stage` ("one-shot", "fine-tuned") makes a line of its own per
-    stage, and `dataset` heads the title, which by default says how far each method goes before it costs more than one
-    point of accuracy.
+    The fraction kept runs on a logarithmic axis, where the ten sparsities lie evenly, and so do error and loss. `style`
+    names the column that sets the line style (by default `stage`, if there is one). Several rows at one point, of
+    several seeds, are drawn as mean and standard deviation.
+    Raises ValueError for results without the columns method, sparsity, accuracy and loss.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    if not isinstance(results, pd.DataFrame):
-        raise TypeError(f"results must be a DataFrame like that of sparsity_sweep, not {type(results).__name__}")
-    missing = {"method", "sparsity", "accuracy", "loss", "compression_ratio"} - set(results.columns)
-    if missing or len(results) == 0:
-        raise ValueError(f"results lack {sorted(missing) or 'rows'}")
-    if not set(results["method"]) <= set(COLORS):
-        raise ValueError(f"methods must be among {list(COLORS)}, not {sorted(set(results['method']))}")
-    if x not in ("sparsity", "parameters_left"):
-        raise ValueError(f"x must be 'sparsity' or 'parameters_left', not {x!r}")
-    data = results if "parameters_left" in results else results.assign(parameters_left=1 / results["compression_ratio"])
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    look = {"style": "stage" if "stage" in data else "method", "markers": True, "markersize": 8, "linewidth": 2.2}
-    for axis, y in zip(axes, ("accuracy", "loss"), strict=True):
-        sns.lineplot(data, x=x, y=y, hue="method", palette=COLORS, ax=axis, **look)
-        axis.set(ylabel=f"test {y}", xlabel="sparsity (fraction pruned in each hidden layer)")
+    missing = {"method", "sparsity", "accuracy", "loss"} - set(results.columns)
+    if missing:
+        raise ValueError(f"results lack the columns {sorted(missing)}")
+    look = {"hue": "method", "palette": COLORS, "errorbar": "sd", "marker": "o", "linewidth": 2}
+    look["style"] = style or ("stage" if "stage" in results else None)
+    data = results.assign(kept=1 - results["sparsity"], error=1 - results["accuracy"])
+    ticks = [sparsity for sparsity in sorted(set(results["sparsity"])) if sparsity < 1]
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    for axis, y in zip(axes, ("accuracy", "error", "loss"), strict=True):
+        sns.lineplot(data, x="kept", y=y, ax=axis, legend="auto" if y == "accuracy" else False, **look)
+        axis.set(xscale="log", yscale="linear" if y == "accuracy" else "log")
+        axis.set(xlabel="sparsity: % pruned in each hidden layer", ylabel=f"test {y}")
+        axis.set_xticks([1 - sparsity for sparsity in ticks], [f"{100 * sparsity:g}" for sparsity in ticks])
+        axis.minorticks_off()
+        axis.invert_xaxis()
         axis.grid(alpha=0.3)
-    if x == "parameters_left":
-        for axis in axes:
-            axis.set(xscale="log", xlabel="fraction of all parameters left (log scale)")
-            axis.invert_xaxis()
     axes[0].set_ylim(0, 1.02)
-    axes[1].set_ylim(bottom=0)
-    axes[1].get_legend().remove()
-    figure.suptitle(title or _finding(data), fontsize=14)
+    figure.suptitle(title or "Accuracy, error and loss over sparsity")
     return figure
 
 
-def _finding(data):
-    """One sentence: how far each method goes before it costs more than one point of accuracy."""
-    last = data[data["stage"] == data["stage"].iloc[-1]] if "stage" in data else data
-    parts = []
-    for method, rows in last.groupby("method", sort=False):
-        rows = rows.sort_values("sparsity")
-        good = rows[rows["accuracy"] > rows["accuracy"].iloc[0] - 0.01]
-        parts.append(f"{good['sparsity'].max():.0%} of the {method}s")
-    name = f"{data['dataset'].iloc[0]}: " if "dataset" in data else ""
-    stage = f", {last['stage'].iloc[0]}" if "stage" in data else ""
-    return f"{name}less than one point of accuracy lost with {' or '.join(parts)} pruned{stage}"
+# ---------------------------------------------------------------------------------- the graph of a model
+
+_FOLDS = tuple(getattr(keras.layers, name) for name in ("Dense", "Conv1D", "Conv2D", "Conv3D"))
+_SPREADS = ("SeparableConv1D", "SeparableConv2D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+_SPREADS = tuple(getattr(keras.layers, name) for name in _SPREADS)
 
 
-def save(item, path):
-    """The path, after writing `item` to it, whole or not at all: a figure, a table (CSV) or a Keras model.
+def _graph_of(model):
+    """The graph of `model`, found by calling the layers of a copy."""
+    _check_model(model)
+    return _Graph(_copy(model, compiled=False) if _has_graph(model) else model, model.weights)
 
-    Raises OSError if the folder is missing or can't be written, TypeError for anything else.
+
+class _Graph:
+    """Where the units of a model begin, pass and end. Layers, weights and units go by numbers, -1 is nobody's channel.
+
+    To find out, each layer is called once more: give it a copy of the model, and the weights of the model itself.
     """
-    path = Path(path)
-    if not os.access(path.parent, os.W_OK):
-        raise OSError(f"can't write {path.name}: the folder {str(path.parent)!r} is missing or read-only")
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        if isinstance(item, pd.DataFrame):
-            item.to_csv(part, index=False, lineterminator="\n")
-        elif isinstance(item, keras.Model):
-            item.save(part)
-        elif hasattr(item, "savefig"):
-            item.savefig(part, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
+
+    def __init__(self, model, weights):
+        walked = list(_walk(model))
+        self.weights, self.number = weights, {id(weight): n for n, weight in enumerate(model.weights)}
+        self.layers = [(layer, names, [self.number[id(v)] for v in own]) for layer, names, own in walked]
+        self.matrices = [[self.number[id(v)] for v in _matrices(layer, own)] for layer, _, own in walked]
+        self.position = {id(layer): n for n, (layer, _, _) in reversed(list(enumerate(walked)))}
+        self.calls = []  # (kind, layer, arguments, tensors in, tensors out, index), where `follow` says the kind
+        self.channels = {}  # id(tensor): for each of its channels the unit that it comes from
+        self.entrances = {}  # id(nested model): its inputs
+        self.owner = []  # for each unit its layer
+        self.units = {}  # layer: its units
+        self.kernels = {}  # layer: (kernel, axis of its units, bias or None)
+        self.reads = {}  # layer: (channels, [(weight, axis), ...]) that it reads, unless called at several places
+        self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
+        self.places = Counter()  # matrix: how often it is applied to one example
+        self.tried = {}  # what `alone` has found out
+        ties, pins = [np.zeros((2, 0), int)], []  # units that meet on channels; units that can't be removed
+        calls, inputs, outputs = [(layer, None, [], []) for layer, _, _ in walked], [], []  # each by itself
+        if _has_graph(model):
+            calls, inputs, outputs = _calls(model)
+        self.channels.update({id(tensor): _nobody(tensor) for tensor in inputs})
+        for call in calls:
+            self.follow(*call, sum(call[0] is other[0] for other in calls) == 1, ties, pins)
+        self.outputs = self.output_layers(calls, outputs)
+        self.root = _connected(len(self.owner), *np.concatenate(ties, axis=1))  # the first of the units tied to it
+        self.arrives = self.tied(self.marked([self.channels[id(tensor)] for tensor in outputs]))  # at an output
+        self.pinned = self.arrives | self.tied(self.marked(pins))
+
+    def marked(self, arrays):
+        found = np.zeros(len(self.owner) + 1, bool)
+        found[np.concatenate([np.zeros(0, int), *arrays])] = True
+        return found[:-1]
+
+    def tied(self, units):
+        """True for every unit that is tied to one of those for which `units` is True."""
+        return np.isin(self.root, self.root[units])
+
+    def output_layers(self, calls, outputs):
+        """The layers with matrices that one meets first on the way back from the outputs, or the last one."""
+        wanted, found = {id(tensor) for tensor in outputs}, set()
+        for layer, _, ins, outs in reversed(calls):
+            if wanted & {id(tensor) for tensor in outs} or not (outputs or found):
+                inside = [item for item, _, _ in _walk(layer)] if isinstance(layer, keras.Model) else [layer]
+                inside = [self.position[id(item)] for item in inside if id(item) in self.position]
+                found.update([n for n in inside if self.matrices[n]][-1:])
+                wanted |= {id(tensor) for tensor in ins if not any(self.matrices[n] for n in inside)}
+        return found
+
+    def follow(self, layer, arguments, ins, outs, once, ties, pins):
+        """Notes what a call does with the channels that come in: it moves, reads, passes or mixes them."""
+        came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
+        n, index, reader = self.position.get(id(layer)), _moved(layer, ins, outs), _kernel_of(layer)
+        kind, results = "mixes", [_nobody(tensor) for tensor in outs]
+        if index is not None:
+            kind, results = "moves", [np.concatenate(came)[index]]
+            if layer is None and arguments is not None:
+                self.entrances.setdefault(id(arguments), []).append(outs[0])
+        elif reader:
+            kind, units = "reads", self.begin(layer, n)
+            results = results if units is None else [units] * len(outs)
+            if once and ins:
+                self.reads[n] = came[0], [(self.number[id(weight)], axis) for weight, axis in reader[2]]
+        elif ins and len(outs) == 1 and (once or not weights):
+            axes, size = self.alone(layer, arguments, outs[0]), results[0].size
+            same = [channels for channels in came if channels.size == size]
+            if axes is not None and same:
+                kind, lowest = "passes", np.min(same, axis=0)
+                ties.extend(np.stack([same[0], other])[:, lowest >= 0] for other in same[1:])
+                pins.extend(channels[lowest < 0] if channels.size == size else channels for channels in came)
+                results = [np.where(lowest < 0, -1, same[0])]
+                rows = [(self.number[id(v)], axis, results[0]) for v, axis in zip(weights, axes, strict=True)]
+                self.rows.extend(row for row in rows if row[1] is not None)
+        pins.extend(came if kind == "mixes" or (kind == "reads" and n not in self.reads) else [])
+        self.channels.update({id(tensor): channels for tensor, channels in zip(outs, results, strict=True)})
+        self.calls.append((kind, layer, arguments, ins, outs, index))
+        for matrix in self.matrices[n] if ins and n is not None else ():
+            self.places[matrix] += _places(layer, ins[0], outs[0])
+
+    def begin(self, layer, n):
+        """The units of a layer, numbered the first time that it is called; None if its activation mixes them."""
+        kernel, axis, _ = _kernel_of(layer)
+        self.kernels[n] = self.number[id(kernel)], axis, self.number.get(id(layer.bias))
+        symbol, activation = keras.KerasTensor((None, kernel.shape[axis])), keras.layers.Activation(layer.activation)
+        if n not in self.units and self.alone(activation, ((symbol,), {}), symbol) is not None:
+            self.units[n] = units = np.arange(kernel.shape[axis]) + len(self.owner)
+            self.owner.extend([n] * len(units))
+            self.rows.append((self.kernels[n][0], axis, units))
+            self.rows.extend([(self.kernels[n][2], 0, units)] if layer.use_bias else [])
+        return self.units.get(n)
+
+    def alone(self, layer, arguments, result):
+        """For each weight its axis of channels, or None, if the layer treats each channel alone; else None.
+
+        It is tried out: a copy for four channels and one for two of them, with those two's weights, must say the same.
+        """
+        try:
+            config = {key: value for key, value in layer.get_config().items() if key != "name"}
+        except Exception:
+            config = id(layer)
+        shapes = [(len(tensor.shape), tensor.shape[-1:] == result.shape[-1:]) for tensor in _tensors(arguments)]
+        key = repr((type(layer), config, shapes))
+        if key not in self.tried:
+            try:
+                self.tried[key] = _try_alone(layer, arguments, result)
+            except Exception:  # which tells as much: it can't be made for other numbers of channels
+                self.tried[key] = None
+        return self.tried[key]
+
+    def fractions(self, sparsity, scope="layer", ignored_layers=()):
+        """For each layer the fraction to prune, None for ignored and output layers; the arguments are checked."""
+        by_name = sparsity if isinstance(sparsity, dict) else {}
+        default = 0.0 if isinstance(sparsity, dict) else _check_sparsity(sparsity)
+        ignored = {ignored_layers} if isinstance(ignored_layers, str) else set(ignored_layers)
+        known = {name for _, names, _ in self.layers for name in names}
+        if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
+            raise ValueError(f"scope must be 'layer', or 'global' with one fraction for all layers, not {scope!r}")
+        if not ignored.union(by_name) <= known:
+            raise ValueError(f"no layer is named {sorted(ignored.union(by_name) - known)}: there are {sorted(known)}")
+        if ignored & set(by_name):
+            raise ValueError(f"layers with a fraction and in ignored_layers as well: {sorted(ignored & set(by_name))}")
+        by_name, fractions = {name: _check_sparsity(fraction) for name, fraction in by_name.items()}, []
+        for n, (_, names, _) in enumerate(self.layers):
+            spared = n in self.outputs or ignored & set(names)
+            fractions.append(None if spared else next((by_name[name] for name in names if name in by_name), default))
+        return fractions
+
+    def masks(self, method, fractions, scope="layer", scores=None):
+        """{number of a weight: mask, False where it is to be pruned}."""
+        masks = (self.weight_masks if method == "weight" else self.unit_masks)(fractions, scope, scores)
+        if not masks:
+            raise ValueError(f"nothing to prune: no {method}s besides those of the output layers and the ignored ones")
+        return masks
+
+    def weight_masks(self, fractions, scope, scores):
+        wanted, masks = {}, {}
+        for fraction, matrices in zip(fractions, self.matrices, strict=True):
+            for number in matrices:
+                wanted.setdefault(number, set()).add(fraction)
+        wanted = {number: found for number, found in wanted.items() if None not in found}
+        shared = [self.weights[number].path for number, found in wanted.items() if len(found) > 1]
+        if shared:
+            raise ValueError(f"layers share {shared}: give them one fraction")
+        for group in [list(wanted)] if scope == "global" and wanted else [[number] for number in wanted]:
+            values = [_scores(self.weights[number], scores) for number in group]
+            keep = np.concatenate([value.ravel() for value in values])
+            keep = _keep(keep, round(min(wanted[group[0]]) * keep.size))
+            for number, value in zip(group, values, strict=True):
+                masks[number], keep = keep[: value.size].reshape(value.shape), keep[value.size :]
+        return masks
+
+    def unit_masks(self, fractions, scope, scores):
+        owner, score, dead = np.array(self.owner, int), np.zeros(len(self.owner)), np.zeros(len(self.owner), bool)
+        for n, units in self.units.items():
+            number, axis, _ = self.kernels[n]
+            value = np.moveaxis(_scores(self.weights[number], scores), axis, -1)
+            sides = tuple(range(value.ndim - 1))
+            score[units] = _norms(value) ** 2 if scores is None else value.sum(sides, float)
+        score = np.bincount(self.root, score, len(owner))[self.root]  # tied units add
+        spared = np.isin(owner, [n for n, fraction in enumerate(fractions) if fraction is None])
+        free = ~self.tied(self.arrives | spared)
+        group = _connected(len(fractions), owner, owner[self.root])[owner] * (scope == "layer")  # layers that are tied
+        for label in np.unique(group[free]):
+            members = np.flatnonzero((group == label) & free)
+            members = members[np.argsort(score[members], kind="stable")]
+            best = {owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
+            fraction, *others = {fractions[n] for n in best}
+            if others:
+                names = [self.layers[n][0].name for n in best]
+                raise ValueError(f"the units of {names} are tied: give these layers one fraction")
+            ranked, stay = list(dict.fromkeys(self.root[members])), set(best.values()) if fraction < 1 else set()
+            go = [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
+            dead |= np.isin(self.root, go)
+        return self.silence(dead) if free.any() else {}
+
+    def silence(self, dead):
+        """The masks that delete the units in `dead`, with their biases and what a normalization puts in their place."""
+        masks = {}
+        for number, axis, units in self.rows:
+            if "variance" not in self.weights[number].name:
+                shape = np.moveaxis(np.empty(self.weights[number].shape, bool), axis, -1).shape
+                masks[number] = np.moveaxis(np.broadcast_to((units < 0) | ~dead[units], shape), -1, axis)
+        return masks
+
+    def warn_of_unknown(self, fractions):
+        known, unknown = {number for number, _, _ in self.rows}, []
+        for n, (layer, _, _) in enumerate(self.layers):
+            if fractions[n] is not None and n not in self.units and set(self.matrices[n]) - known:
+                unknown.append(layer.name)
+        if unknown:
+            warnings.warn(f"no units of these layers are known, so none are pruned there: {unknown}", stacklevel=4)
+
+    def size(self, values=None, biases=None):
+        """(parameters, multiply-adds) of all weights, or of those that are not zero among `values` and `biases`."""
+        counts = [int(math.prod(weight.shape)) for weight in self.weights]
+        counts = counts if values is None else [int(np.count_nonzero(value)) for value in values]
+        known = all(number in self.places for matrices in self.matrices for number in matrices)
+        products = sum(self.places[n] * count for n, count in enumerate(counts)) if known else math.nan
+        return sum(counts) + sum(int(np.count_nonzero(bias)) for bias in (biases or {}).values()), products
+
+    def alive(self, values, n):
+        """For each unit of layer n whether any weight leads to it."""
+        number, axis, _ = self.kernels[n]
+        return np.moveaxis(values[number], axis, 0).reshape(values[number].shape[axis], -1).any(axis=1)
+
+    def without_dead_units(self, values):
+        """(values, biases, needed): the weights without dead units, biases of layers that had none, the units left."""
+        values = [np.array(value) for value in values]
+        biases, pinned = self.fold(values)
+        needed = self.needed(values, pinned)
+        reads = [(number, axis, channels) for channels, readers in self.reads.values() for number, axis in readers]
+        for number, axis, units in self.rows + reads:
+            values[number] = np.take(values[number], _kept(units, needed), axis)
+        biases = {n: bias[needed[self.units[n]]] if n in self.units else bias for n, bias in biases.items()}
+        return values, {n: bias for n, bias in biases.items() if bias.any()}, needed
+
+    def fold(self, values):
+        """(biases, pinned): moves what units without weights put out into the biases behind them, in `values` or, where
+        there are none, in `biases`; units whose constant can't be moved are pinned."""
+        biases, pinned, constants = {}, self.pinned.copy(), {}
+        for kind, layer, arguments, ins, outs, index in self.calls:
+            unknown = [np.full(self.channels[id(tensor)].size, np.nan) for tensor in ins]
+            came = {id(tensor): constants.get(id(tensor), nan) for tensor, nan in zip(ins, unknown, strict=True)}
+            if kind == "moves":
+                constants[id(outs[0])] = np.concatenate([came[id(tensor)] for tensor in ins])[index]
+            elif kind == "reads":
+                constant = next(iter(came.values()), None)
+                result = self.fold_into(self.position[id(layer)], constant, values, biases, pinned)
+                constants.update({id(tensor): result for tensor in outs})
+            elif kind == "passes" and any(np.isfinite(constant).any() for constant in came.values()):
+                constants[id(outs[0])] = _on_constants(layer, arguments, came, self.channels[id(outs[0])].size)
+        return biases, self.tied(pinned)
+
+    def fold_into(self, n, constant, values, biases, pinned):
+        """The constant that each unit of layer n puts out, NaN if it varies, once those that come in are folded."""
+        layer, (number, axis, bias_number) = self.layers[n][0], self.kernels[n]
+        bias = np.zeros(values[number].shape[axis]) if bias_number is None else values[bias_number].astype(float)
+        if n in self.reads:
+            channels, readers = self.reads[n]
+            known = np.isfinite(constant) & (channels >= 0)
+            if type(layer) in _SPREADS or getattr(layer, "padding", "valid") != "valid":
+                pinned[channels[known & (constant != 0)]] = True  # it would meet the padding, or overlap unevenly
+                known &= constant == 0
+            kernel = np.moveaxis(values[number], (readers[-1][1], axis), (-2, -1))
+            bias += (kernel[..., known, :] * constant[known, None]).reshape(-1, bias.size).sum(axis=0)
+            for weight, side in readers:
+                np.moveaxis(values[weight], side, 0)[known] = 0
+            if bias_number is None:
+                biases[n] = bias
+            else:
+                values[bias_number] = bias.astype(values[bias_number].dtype)
+        if n not in self.units:
+            return np.full(bias.size, np.nan)
+        result = _numpy(layer.activation(keras.ops.convert_to_tensor(bias, layer.compute_dtype)))
+        return np.where(self.alive(values, n), np.nan, result.astype(float))
+
+    def needed(self, values, pinned):
+        """For each unit whether it has to stay: it is pinned, or a needed unit listens to it or to one tied to it."""
+        listens = {}
+        for n, (_, readers) in self.reads.items():
+            kernel = np.moveaxis(values[self.kernels[n][0]], (readers[-1][1], self.kernels[n][1]), (-2, -1)) != 0
+            listens[n] = kernel.reshape(-1, *kernel.shape[-2:]).any(axis=0)
+        needed, before = pinned, None
+        while before is None or (needed != before).any():
+            before = needed.copy()
+            for n in reversed(self.kernels):
+                units = self.units.get(n, np.zeros(0, int))
+                needed[units[:1]] |= not needed[units].any()
+                if n in listens:
+                    heard = (listens[n][:, needed[units]] if units.size else listens[n]).any(axis=1)
+                    needed |= self.marked([self.reads[n][0][heard]])
+                needed = self.tied(needed)
+        return needed
+
+    def shape(self, tensor, needed):
+        """The shape of a symbolic tensor once only the units in `needed` are left."""
+        channels = self.channels[id(tensor)]
+        left = _kept(channels, needed).size
+        return tensor.shape if left == channels.size else (*tensor.shape[:-1], left)
+
+
+def _walk(model, above=()):
+    """(layer, names, weights) of each layer, nested models opened; the names are its own and those of models around."""
+    inside = {id(variable) for layer in model.layers for variable in layer.weights}
+    own = [variable for variable in model.weights if id(variable) not in inside]
+    if own:
+        yield model, (model.name, *above), own
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _walk(layer, (layer.name, *above))
         else:
-            raise TypeError(f"expected a figure, a DataFrame or a keras.Model, not {type(item).__name__}")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+            yield layer, (layer.name, *above), layer.weights
 
 
-# -------------------------------------------------------------------------------------------- exploring
+def _matrices(layer, weights):
+    """Those of a layer's weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
+    frozen = not isinstance(layer, keras.Model) and not layer.trainable
+    if frozen:  # only for a moment, to tell a frozen weight from a state
+        layer.trainable = True
+    found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
+    if frozen:
+        layer.trainable = False
+    return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
 
 
-def _explorer(name, model, dataset, images):
-    """A function of (method, sparsity) that prunes `model`, tests it, and returns the bytes of a PNG."""
-    import matplotlib.image
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    x, y = dataset.x_test[:images], dataset.y_test[:images]
-    curves = sparsity_sweep(model, x, y)
-    pruned, batches = prune_units(model, 0.0), _batches(model, x, y, images)
-    layers = _prunable_layers(pruned)
-    values = [_values(layer) for layer in layers]
-    scores = {m: [_scores(layer, m) for layer in layers] for m in COLORS}
-    shown = layers[len(layers) // 2]
-
-    def corner():
-        left = np.abs(_numpy(shown.kernel))
-        left = left.reshape(-1, left.shape[-1])[:60, :60]
-        return np.where(left > 0, 0.2 + 0.8 * left / (left.max() or 1), 0)  # what is left can be seen, however small
-
-    # To draw everything takes longer than to prune and test: draw once what stays, and then only what moves.
-    figure = Figure(figsize=(12, 3.6), dpi=80)
-    ratios = {"width_ratios": [6, 5, 10], "left": 0.06, "right": 0.99, "bottom": 0.15, "top": 0.85}
-    curve, matrix, tiles = figure.subplots(1, 3, gridspec_kw=ratios)
-    lines = {}
-    for method, color in COLORS.items():
-        rows = curves[curves["method"] == method]
-        (lines[method],) = curve.plot("sparsity", "accuracy", data=rows, color=color, label=f"{method}s")
-    curve.set(xlabel="sparsity", ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.03, 1.03))
-    legend = curve.legend(loc="lower left")
-    (here,) = curve.plot([], [], "o", markersize=12)
-    weights = matrix.imshow(corner(), cmap="gray_r", vmin=0, vmax=1)
-    matrix.set(xticks=[], yticks=[], xlabel="units", ylabel="inputs")
-    matrix.set_title(f"{shown.name}: |w|, white = pruned", fontsize=10)
-    tile = np.zeros((8, 36, 36))  # one axis for eight images, since each axis takes its time to draw
-    tile[: len(x[:8]), 8:, 4:-4] = x[:8].reshape(-1, 28, 28)
-    tiles.imshow(tile.reshape(2, 4, 36, 36).swapaxes(1, 2).reshape(72, 144), cmap="gray_r")
-    tiles.set_axis_off()
-    texts = [tiles.text(i % 4 * 36 + 18, i // 4 * 36 + 6, "", ha="center", fontsize=9) for i in range(len(x[:8]))]
-    frames = [*curve.spines.values(), *matrix.spines.values(), legend]  # they lie above the lines and the image
-    moving = [*lines.values(), here, weights, *frames, *texts, figure.suptitle("")]
-    for artist in moving:
-        artist.set_animated(True)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    still = canvas.copy_from_bbox(figure.bbox)
-
-    def picture(method, sparsity):
-        for layer, value, score in zip(layers, values, scores[method], strict=True):
-            _apply_mask(layer, value, _keep(score, sparsity), method)
-        accuracy, loss = _accuracy_and_loss(pruned, batches)
-        for other, line in lines.items():
-            line.set_alpha(1 if other == method else 0.3)
-        here.set(data=([sparsity], [accuracy]), color=COLORS[method])
-        weights.set_data(corner())
-        for text, guess, label in zip(texts, np.argmax(pruned.predict_on_batch(x[:8]), axis=-1), y, strict=False):
-            mark, color = ("✓", COLORS["weight"]) if guess == label else ("✗", COLORS["unit"])
-            text.set(text=f"{mark} {dataset.class_names[guess]}", color=color)
-        figure.suptitle(
-            f"{name}, {sparsity:.0%} of the {method}s pruned: accuracy {accuracy:.1%}, loss {loss:.3f} "
-            f"({len(y):,} test images)"
-        )
-        canvas.restore_region(still)
-        for artist in moving:
-            figure.draw_artist(artist)
-        png = io.BytesIO()
-        matplotlib.image.imsave(png, canvas.buffer_rgba())
-        return png.getvalue()
-
-    return picture
+def _connected(n, first, second):
+    """For each of n things the first of those it is connected to by the pairs of `first` and `second`."""
+    root = np.arange(n)
+    while (root[first] != root[second]).any():
+        low = np.minimum(root[first], root[second])
+        np.minimum.at(root, first, low)
+        np.minimum.at(root, second, low)
+        root = root[root]
+    return root
 
 
-def explore_pruning(models, datasets, *, sparsity=0.9, images=2_000):
-    """None: shows sliders to prune with, and at once what that does, in a notebook with ipywidgets.
+def _calls(model):
+    """(calls, inputs, outputs): (layer, arguments, tensors in, tensors out) of each call in `model`, in order.
 
-    `models` and `datasets` map the same names to a compiled model and its `Dataset`. Accuracy and loss are measured on
-    the first `images` test images. Where widgets do not run (a page, a script) one picture of it remains.
-
-    Raises ValueError if the names differ, and as `sparsity_sweep` does.
+    Nested models are opened: between their calls and those around them stand calls without a layer, one per tensor.
     """
-    if not models or set(models) != set(datasets):
-        raise ValueError(
-            f"models {sorted(models)} and datasets {sorted(datasets)} must have the same names, at least one"
-        )
-    sparsity, pictures = _check_sparsity(sparsity), {}
+    calls = []
 
-    def picture(name, method, sparsity):
-        if name not in pictures:
-            pictures[name] = _explorer(name, models[name], datasets[name], images)
-        return pictures[name](method, sparsity)
+    def record(layer, *args, **kwargs):
+        results = layer(*args, **kwargs)
+        ins, outs = _tensors((args, kwargs)), _tensors(results)
+        if _has_graph(layer):
+            inner, entries, exits = _calls(layer)
+            calls.extend((None, layer, [a], [b]) for a, b in zip(ins, entries, strict=True))
+            calls.extend(inner)
+            calls.extend((None, None, [a], [b]) for a, b in zip(exits, outs, strict=True))
+        else:
+            calls.append((layer, (args, kwargs), ins, outs))
+        return results
 
-    current = picture(next(iter(models)), "weight", sparsity)
-    try:
-        import ipywidgets
-        from IPython.display import display
-    except ImportError:
-        return
-    image = ipywidgets.Image(value=current, format="png")
-    controls = [
-        ipywidgets.Dropdown(options=list(models), description="data set"),
-        ipywidgets.ToggleButtons(options=["weight", "unit"], description="prune by"),
-        ipywidgets.FloatSlider(
-            value=sparsity, min=0, max=0.99, step=0.01, description="sparsity", readout_format=".0%"
-        ),
-    ]
+    traced = keras.models.clone_model(_form(model), clone_function=lambda layer: layer, call_function=record)
+    return calls, traced.inputs, traced.outputs
 
-    def redraw(_):
-        name, method, value = (control.value for control in controls)
-        image.value = picture(name, method, value)
 
-    for control in controls:
-        control.observe(redraw, names="value")
-    box = ipywidgets.VBox([ipywidgets.HBox(controls), image])
-    fallback = {"image/png": base64.b64encode(current).decode(), "text/plain": "the explorer, at one position"}
-    alt = {
-        "image/png": {
-            "alt": "Accuracy over sparsity with the position marked, a kernel with what is left, eight images"
+def _tensors(nest):
+    return [item for item in keras.tree.flatten(nest) if isinstance(item, keras.KerasTensor)]
+
+
+def _nobody(tensor):
+    return np.full((tensor.shape[-1] or 1) if len(tensor.shape) > 1 else 1, -1)
+
+
+def _kernel_of(layer):
+    """(kernel, axis of its units, [(weight, axis of the channels it reads), ...]), or None for another layer."""
+    plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
+    if type(layer) not in _FOLDS + _SPREADS or not plain or getattr(layer, "data_format", "") == "channels_first":
+        return None
+    if hasattr(layer, "pointwise_kernel"):
+        return layer.pointwise_kernel, -1, [(layer.depthwise_kernel, -2), (layer.pointwise_kernel, -2)]
+    axes = (-1, -2) if type(layer) in _FOLDS else (-2, -1)
+    return layer.kernel, axes[0], [(layer.kernel, axes[1])]
+
+
+def _moved(layer, ins, outs):
+    """For each channel that comes out the one of those that came in which it is, or None if the layer does more."""
+    if layer is None:
+        return np.arange(_nobody(ins[0]).size)
+    sizes = [tensor.shape[-1] if len(tensor.shape) > 1 else None for tensor in (*ins, *outs[:1])]
+    if None in sizes or getattr(layer, "data_format", "") == "channels_first":
+        return None
+    if type(layer).__name__ == "Concatenate" and layer.axis in (-1, len(outs[0].shape) - 1):
+        return np.arange(sizes[-1])
+    repeats = len(sizes) == 2 and (sizes[0] == sizes[1] or (len(outs[0].shape) == 2 and sizes[1] % sizes[0] == 0))
+    if isinstance(layer, (keras.layers.Flatten, keras.layers.Reshape)) and repeats:
+        return np.arange(sizes[1]) % sizes[0]
+    return None
+
+
+def _try_alone(layer, arguments, result):
+    rng, two, drawn = np.random.default_rng(0), [1, 3], {}
+
+    def four(tensor, sides):
+        size = 4 if tensor.shape[-1] == result.shape[-1] else tensor.shape[-1]
+        return drawn.setdefault(id(tensor), rng.normal(size=(2, *sides, size)))
+
+    def only(tensor, sides):
+        return four(tensor, sides)[..., two if tensor.shape[-1] == result.shape[-1] else slice(None)]
+
+    whole, part, axes = _rebuild(layer), _rebuild(layer), []
+    _call(whole, arguments, four)  # which makes its weights
+    _call(part, arguments, only)
+    for large, small in zip(getattr(whole, "weights", []), getattr(part, "weights", []), strict=True):
+        values = rng.uniform(0.5, 1.5, large.shape)
+        axes.append(next((axis for axis, size in enumerate(large.shape) if size != small.shape[axis]), None))
+        large.assign(values)
+        small.assign(values if axes[-1] is None else np.take(values, two, axes[-1]))
+    close = 1e-5 if result.dtype == "float32" else 1e-2
+    same = np.allclose(_call(part, arguments, only), _call(whole, arguments, four)[..., two], rtol=close, atol=close)
+    return axes if same else None
+
+
+def _call(layer, arguments, value):
+    """What the layer says if the array value(tensor, its sides) stands for each symbolic tensor in `arguments`."""
+
+    def concrete(item):
+        if not isinstance(item, keras.KerasTensor):
+            return item
+        return keras.ops.convert_to_tensor(value(item, [side or 16 for side in item.shape[1:-1]]), item.dtype)
+
+    args, kwargs = keras.tree.map_structure(concrete, arguments)
+    return _numpy(layer(*args, **kwargs)).astype(float)
+
+
+def _places(layer, tensor, result):
+    """How often each matrix of `layer` is applied to one example: at how many places of its input, or of its output."""
+    strided = hasattr(layer, "strides") and not type(layer).__name__.endswith("Transpose")
+    shape = result.shape if strided and len(result.shape) == len(tensor.shape) else tensor.shape
+    sides = shape[2:] if getattr(layer, "data_format", "") == "channels_first" else shape[1:-1]
+    return 0 if isinstance(layer, keras.layers.Embedding) else math.prod(side or 1 for side in sides)
+
+
+def _on_constants(layer, arguments, came, size):
+    """The constant of each channel that comes out where those in `came` come in, NaN where it varies."""
+
+    def everywhere(tensor, sides):
+        return np.broadcast_to(np.nan_to_num(came[id(tensor)]), (1, *sides, came[id(tensor)].size))
+
+    found = _call(layer, arguments, everywhere).reshape(-1, size)
+    varies = (found != found[0]).any(axis=0)
+    for constant in came.values():
+        varies |= np.isnan(constant) if constant.size == size else np.isnan(constant).any()
+    return np.where(varies, np.nan, found[0])
+
+
+def _kept(units, needed):
+    """Where `units` are nobody's or needed."""
+    return np.flatnonzero((units < 0) | np.append(needed, False)[units])
+
+
+# ---------------------------------------------------------------------------------------------- removal
+
+
+def remove_dead_units(model):
+    """A smaller model with the same outputs, to rounding: `model` without the units that no longer matter.
+
+    A unit goes if no weight leads to it (its constant output is folded into the biases behind it, which are added if
+    need be) or if none leads away from it, until nothing changes; so weight-pruned models shrink, too. What stays: one
+    unit of each layer, units tied to one that stays, and units before a layer that mixes channels (attention, layer
+    normalization) or pads a constant other than 0. The result is compiled as `model` was, which is left alone.
+
+    Raises ValueError for a subclassed model, whose graph can't be followed.
+    """
+    _check_model(model)
+    if not _has_graph(model):
+        raise ValueError(f"model {model.name!r} is subclassed: units are removed from Sequential and functional models")
+    whole = _copy(model)
+    graph, changes = _Graph(whole, whole.weights), {}
+    values, biases, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
+    for n, (number, axis, bias) in graph.kernels.items():
+        size = "units" if isinstance(graph.layers[n][0], keras.layers.Dense) else "filters"
+        changes[id(graph.layers[n][0])] = {
+            size: values[number].shape[axis],
+            "use_bias": bias is not None or n in biases,
         }
-    }
-    display(box._repr_mimebundle_() | fallback, raw=True, metadata=alt)
+    for kind, layer, _, _, outs, _ in graph.calls:
+        if kind == "moves" and isinstance(layer, keras.layers.Reshape):
+            changes[id(layer)] = {"target_shape": (*layer.target_shape[:-1], graph.shape(outs[0], needed)[-1])}
+
+    def rebuild(layer):
+        if not _has_graph(layer):
+            return _rebuild(layer, **changes.get(id(layer), {}))
+        inputs = [
+            keras.Input(batch_shape=graph.shape(entrance, needed), dtype=tensor.dtype, name=tensor.name)
+            for tensor, entrance in zip(layer.inputs, graph.entrances[id(layer)], strict=False)
+        ]
+        inputs = inputs if isinstance(layer, keras.Sequential) else keras.tree.pack_sequence_as(layer.input, inputs)
+        return keras.models.clone_model(layer, input_tensors=inputs, clone_function=rebuild)
+
+    small = keras.models.clone_model(whole, clone_function=rebuild)
+    left = {}
+    for n, (_, _, weights) in enumerate(_walk(small)):
+        new = [values[number] for number in graph.layers[n][2]] + [biases[k] for k in (n,) if k in biases]
+        left.update(zip(map(id, weights), new, strict=True))
+    _assign(small, [left[id(weight)] for weight in small.weights])
+    return small
