@@ -503,6 +503,7 @@ def plot_sweep(results, *, style=None, title=None):
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib import ticker
 
     missing = {"method", "sparsity", "accuracy", "loss"} - set(results.columns)
     if missing:
@@ -510,17 +511,23 @@ def plot_sweep(results, *, style=None, title=None):
     look = {"hue": "method", "palette": COLORS, "errorbar": "sd", "marker": "o", "linewidth": 2}
     look["style"] = style or ("stage" if "stage" in results else None)
     data = results.assign(kept=1 - results["sparsity"], error=1 - results["accuracy"])
-    ticks = [sparsity for sparsity in sorted(set(results["sparsity"])) if sparsity < 1]
+    kept = sorted(set(data["kept"]) - {0})
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     for axis, y in zip(axes, ("accuracy", "error", "loss"), strict=True):
         sns.lineplot(data, x="kept", y=y, ax=axis, legend="auto" if y == "accuracy" else False, **look)
-        axis.set(xscale="log", yscale="linear" if y == "accuracy" else "log")
-        axis.set(xlabel="sparsity: % pruned in each hidden layer", ylabel=f"test {y}")
-        axis.set_xticks([1 - sparsity for sparsity in ticks], [f"{100 * sparsity:g}" for sparsity in ticks])
+        axis.set(xscale="log", xlabel="sparsity: % pruned in each hidden layer", ylabel=f"test {y}")
+        if y != "accuracy":
+            axis.set(yscale="log", ylabel=f"test {y} (log scale)")
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(
+            ticker.StrMethodFormatter("{x:g}") if y == "loss" else ticker.PercentFormatter(1)
+        )
         axis.minorticks_off()
+        axis.set_xticks(kept, [f"{100 * (1 - fraction):g}" for fraction in kept])
         axis.invert_xaxis()
         axis.grid(alpha=0.3)
     axes[0].set_ylim(0, 1.02)
+    axes[0].legend(handlelength=4, fontsize="small")
     figure.suptitle(title or "Accuracy, error and loss over sparsity")
     return figure
 
