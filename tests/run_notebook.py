@@ -1,79 +1,98 @@
-"""Execute a notebook in place: python tests/run_notebook.py NOTEBOOK [OUTPUT]
+"""Execute a notebook, by default in place: python tests/run_notebook.py NOTEBOOK [OUTPUT] [-p NAME VALUE]...
 
-Shows in the terminal which cell runs and the progress inside it, and leaves neither in the notebook. A cell that
-fails ends the run with its traceback, and then the file is left as it was.
+Papermill runs it and shows which cell it is at; parameters take the place of those in the cell tagged `parameters`.
+What belongs to one run (clock times, warnings, progress) is left out of the file, which is replaced as a whole. If a
+cell fails, its traceback is shown, and the notebook, README.md and the outputs in IMAGES are as they were.
 """
 
+import argparse
 import base64
 import csv
 import os
-import sys
-import time
+import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
+import papermill
+import yaml
+
+# Keras's progress, and TensorFlow's warnings, which stand in stdout where Python is interactive
+PROGRESS = re.compile(r"^(Epoch \d+/\d+|.*\d+/\d+.*s/step.*|WARNING:tensorflow:.*)\n", re.MULTILINE)
 
 
-class Runner(NotebookClient):
-    """A client that repeats on the terminal what cells print to stdout while they run."""
-
-    def process_message(self, msg, cell, cell_index):
-        if msg["msg_type"] == "stream" and msg["content"]["text"].strip():
-            tell(f"   {msg['content']['text'].strip()}")
-        return super().process_message(msg, cell, cell_index)
-
-
-def tell(text):
-    """One line of progress on stderr, rewritten in place where that is a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r{text[:110]:<110}", end="", file=sys.stderr, flush=True)
-    else:
-        print(text, file=sys.stderr, flush=True)
+def write(path, text):
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
-def refresh_readme(root):
-    """Put the table of the run just made between the two marks in README.md."""
-    readme = root / "README.md"
-    with open(root / "images" / "summary.csv", encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    table = [header, ["---"] * len(header), *rows]
-    before, rest = readme.read_text(encoding="utf-8").split("images/summary.csv -->\n")
-    after = rest[rest.index("<!-- end of summary") :]
-    lines = "".join(f"| {' | '.join(row)} |\n" for row in table)
-    readme.write_text(f"{before}images/summary.csv -->\n\n{lines}\n{after}", encoding="utf-8")
-
-
-def main(source, target):
-    book = nbformat.read(source, as_version=4)
-    start, code = time.time(), [i for i, cell in enumerate(book.cells) if cell.cell_type == "code"]
-
-    def starting(cell, cell_index):
-        if cell.cell_type == "code":
-            tell(f"cell {code.index(cell_index) + 1} of {len(code)}, {time.time() - start:.0f} s: {cell.source[:60]!r}")
-
-    client = Runner(book, timeout=1200, resources={"metadata": {"path": str(source.parent)}}, on_cell_start=starting)
-    client.execute()
+def strip(book):
+    """Take away what papermill, Keras's progress and widgets add, and number the cells that are left."""
+    book.metadata = {"kernelspec": book.metadata.kernelspec, "language_info": {"name": "python"}}
+    book.cells = [cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell in book.cells:
-        cell.metadata.pop("execution", None)  # clock times of one run
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-        for name in cell.get("attachments", {}):  # the pictures at the top show this run, too
-            picture = source.parent / "images" / name
-            cell.attachments[name] = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
-    book.metadata.pop("widgets", None)
-    book.metadata.language_info = {"name": "python"}
-    part = target.with_name(f".part-{os.getpid()}-{target.name}")
-    nbformat.write(book, part)
-    os.replace(part, target)
-    if source == target:
-        refresh_readme(source.parent)
-    tell(f"executed {len(code)} cells in {time.time() - start:.0f} s")
-    print(file=sys.stderr)
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    for number, cell in enumerate((cell for cell in book.cells if cell.cell_type == "code"), 1):
+        cell.execution_count, kept = number, []
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = number
+            if "text" in output:  # a stream
+                output.text = PROGRESS.sub("", output.text)
+            widget = any("widget" in kind for kind in output.get("data", {}))
+            if output.get("name") != "stderr" and output.get("text", "?").strip() and not widget:
+                kept.append(output)
+        cell.outputs = kept
+
+
+def refresh_attachments(book, images):
+    """Give the attached pictures that stand in the folder the look of this run."""
+    for cell in book.cells:
+        for name in cell.get("attachments", {}):
+            if (images / name).exists():
+                cell.attachments[name] = {"image/png": base64.b64encode((images / name).read_bytes()).decode()}
+
+
+def refresh_readme(readme, summary):
+    """Put the table of the run just made between the two marks."""
+    header, *rows = csv.reader(summary.read_text(encoding="utf-8").splitlines())
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *rows])
+    before, rest = readme.read_text(encoding="utf-8").split("images/summary.csv -->\n")
+    write(readme, f"{before}images/summary.csv -->\n\n{lines}\n{rest[rest.index('<!-- end of summary') :]}")
+
+
+def main(source, target, parameters):
+    images = source.parent / parameters.get("IMAGES", "images")
+    with tempfile.TemporaryDirectory() as folder:
+        before = Path(folder, "images")
+        if images.exists():
+            shutil.copytree(images, before)
+        try:
+            book = papermill.execute_notebook(source, None, parameters, cwd=source.parent, coalesce_streams=True)
+        except BaseException:
+            if before.exists():
+                shutil.rmtree(images)
+                shutil.copytree(before, images)
+            raise
+    strip(book)
+    refresh_attachments(book, images)
+    write(target, nbformat.writes(book) + "\n")
+    if source == target and source.name == "Model_pruning_exploration.ipynb":
+        refresh_readme(source.with_name("README.md"), images / "summary.csv")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    paths = [Path(argument).resolve() for argument in sys.argv[1:]]
-    main(paths[0], paths[-1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="NOTEBOOK")
+    parser.add_argument("target", type=Path, metavar="OUTPUT", nargs="?")
+    parser.add_argument("-p", dest="parameters", nargs=2, type=yaml.safe_load, action="append", default=[])
+    options = parser.parse_args()
+    source = options.source.resolve()
+    main(source, options.target.resolve() if options.target else source, dict(options.parameters))
