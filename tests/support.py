@@ -171,6 +171,11 @@ def oracle_units(kernel, sparsity):
 
 
 @keras.saving.register_keras_serializable("tests")
+def bent(x):
+    return ops.relu(x) - 0.1 * x
+
+
+@keras.saving.register_keras_serializable("tests")
 class Mixing(layers.Layer):
     """A custom layer with a matrix of its own name, a scale, and a state that is no weight."""
 
@@ -188,6 +193,25 @@ class Mixing(layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"units": self.units}
+
+
+class Plain(keras.Model):
+    """A subclassed model as most people write it: Keras cannot rebuild it."""
+
+    def __init__(self, units=8):
+        super().__init__()
+        self.units, self.first, self.norm = units, layers.Dense(units, name="first"), layers.BatchNormalization()
+        self.second, self.last = layers.Dense(5, name="second"), layers.Dense(3, name="last")
+
+    def call(self, inputs, training=False):
+        return self.last(self.second(self.norm(self.first(inputs), training=training)))
+
+
+class Subclassed(Plain):
+    """One that tells its configuration."""
+
+    def get_config(self):
+        return {"units": self.units}
 
 
 def zoo():

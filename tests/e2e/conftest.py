@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BOOKS = sorted(path.name for path in ROOT.glob("*.ipynb"))  # the walkthrough, and the papers in miniature
 # What a reader's kernel would see: nothing of what tests/conftest.py sets for the unit tests.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL")}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

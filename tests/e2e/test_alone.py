@@ -1,13 +1,11 @@
-"""The notebook as Colab and Binder run it: alone in an empty folder, and in 2 GB of memory on one core.
+"""The notebooks as Colab and Binder run them: alone in an empty folder, and in 2 GB of memory on one core.
 
-One run serves both. `pruning_utils.py` comes from the address in PRUNING_UTILS_URL, the data from Keras's cache, and
-the solutions of the exercises stand behind the last cell.
+One run under nbval serves both; the two notebooks run side by side. `pruning_utils.py` comes from the address in
+PRUNING_UTILS_URL, the data from Keras's cache, and the solutions of the exercises stand behind the last cell.
 
-Where we may make a control group, as root may, the run has one with a hard limit of 2 GB, like a container on Binder:
+Where we may make control groups, as root may, each run has one with a hard limit of 2 GB, like a container on Binder:
 the kernel drops what it can read again from disk, and kills the run if that is not enough. Elsewhere we compare with
 the limit what is resident in all the processes of the run, every 0.1 s, mapped files included: that is stricter.
-(RLIMIT_AS and RLIMIT_DATA would count addresses, of which TensorFlow and the stacks of threads take hundreds of MB
-without using them, and RLIMIT_RSS is ignored by Linux.)
 """
 
 import gzip
@@ -23,23 +21,25 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
-from conftest import ENVIRONMENT, ROOT
+from conftest import BOOKS, ENVIRONMENT, ROOT
 
-NOTEBOOK = nbformat.read(ROOT / "Model_pruning_exploration.ipynb", as_version=4)
-SOLUTIONS = [
-    code
-    for cell in NOTEBOOK.cells
-    for details in re.findall(r"<details>.*?</details>", cell.source, flags=re.S)
-    for code in re.findall(r"```python\n(.*?)```", details, flags=re.S)
-]
 LIMIT = 2 * 1024**3
+NBVAL = ["-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "notebook.ipynb"]
 
 # Keras compares the checksum of a cached mnist.npz with that of its own: another archive, of the same arrays.
 ACCEPT = """import keras
 
 mnist = keras.datasets.mnist.load_data.__globals__
 mnist["get_file"] = lambda file_hash=None, get_file=mnist["get_file"], **options: get_file(**options)"""
+
+both = pytest.mark.parametrize("name", BOOKS)
+
+
+def solutions(book):
+    folded = [part for cell in book.cells for part in re.findall(r"<details>.*?</details>", cell.source, flags=re.S)]
+    return [code for part in folded for code in re.findall(r"```python\n(.*?)```", part, flags=re.S)]
 
 
 def fill_cache(folder):
@@ -55,128 +55,116 @@ def fill_cache(folder):
                 (folder / "fashion-mnist" / f"{file}-{kind}-ubyte.gz").write_bytes(raw)
 
 
-def resident(root):
-    """Bytes of memory in use by the process `root` and all that descend from it."""
-    parents, sizes = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-            sizes[int(path.parent.name)] = int((path.parent / "statm").read_text().split()[1])
-        except (OSError, ValueError):
-            continue  # it ended meanwhile
-    family, size = {root}, 0
-    while family:
-        size += sum(sizes.get(process, 0) for process in family)
-        family = {child for child, parent in parents.items() if parent in family}
-    return size * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_file(group):
-    """The name of the file in which the kernel keeps the most memory that the control group has used."""
-    return next(name for name in ("memory.max_usage_in_bytes", "memory.peak") if (group / name).exists())
-
-
-def confine(group):
-    """One core, and the control group, for this process and all it starts."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    if group:
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-
-
-@pytest.fixture(scope="module")
-def group():
+def make_group(name):
     """A new control group of the kernel (version 1 or 2) limited to LIMIT, without swap; None where we may not."""
-    name = f"keras-pruning-{os.getpid()}"
     kinds = (
         ("/sys/fs/cgroup/memory", {"memory.limit_in_bytes": LIMIT, "memory.swappiness": 0}),
         ("/sys/fs/cgroup", {"memory.max": LIMIT, "memory.swap.max": 0}),
     )
     for root, settings in kinds:
-        folder = Path(root, name)
+        folder = Path(root, f"keras-pruning-{os.getpid()}-{name}")
         try:
             folder.mkdir()
             for file, value in settings.items():
                 (folder / file).write_text(str(value))
-            break
+            return folder
         except OSError:
             if folder.exists():
                 folder.rmdir()
-    else:
-        folder = None
-    yield folder
-    if folder:
-        folder.rmdir()
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, group):
-    """The finished run: its folder and its code cells; prints the time it took and the peak of its memory."""
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("memory is measured in /proc, which this system does not have")
-    keras_home, folder = tmp_path_factory.mktemp("keras"), tmp_path_factory.mktemp("alone")
-    fill_cache(keras_home / "datasets")
-    book = nbformat.from_dict(NOTEBOOK)
+def start(book, folder, keras_home, core):
+    """The run of a notebook in the folder: a process on one core, in a control group if we may make one."""
+    book = nbformat.from_dict(book)
     first = next(i for i, cell in enumerate(book.cells) if "import pruning_utils" in cell.source)
     book.cells.insert(first, nbformat.v4.new_code_cell(ACCEPT))
-    for code in SOLUTIONS:  # one that fails does not stop the others
-        book.cells.append(nbformat.v4.new_code_cell(code, metadata={"tags": ["raises-exception"]}))
+    book.cells += [nbformat.v4.new_code_cell(code) for code in solutions(book)]
     nbformat.write(book, folder / "notebook.ipynb")
+    group = make_group(folder.name)
+
+    def confine():
+        os.sched_setaffinity(0, {core})
+        if group:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
 
     module = (ROOT / "pruning_utils.py").as_uri()
     environment = ENVIRONMENT | {"PRUNING_UTILS_URL": module, "KERAS_HOME": str(keras_home)}
-    log, start, peak = folder / "log.txt", time.monotonic(), 0
-    with log.open("w") as file:
+    with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "run_notebook.py", "notebook.ipynb", "executed.ipynb"],
-            **{"cwd": folder, "env": environment, "stdout": file, "stderr": file, "start_new_session": True},
-            preexec_fn=lambda: confine(group),
+            [sys.executable, *NBVAL],
+            **{"cwd": folder, "env": environment, "stdout": log, "stderr": log, "start_new_session": True},
+            preexec_fn=confine,
         )
-        status = 0
-        while not status:
-            time.sleep(0.1)
-            peak = max(peak, resident(process.pid))
-            if peak > LIMIT and not group:
-                os.killpg(process.pid, signal.SIGTERM)
-            status, code, usage = os.wait4(process.pid, os.WNOHANG)
-    process.returncode = os.waitstatus_to_exitcode(code)
-    peak, seconds = max(peak, usage.ru_maxrss * 1024), time.monotonic() - start
-    held = "2048 allowed"
-    if group:  # which counts shared pages once, and files that can be dropped
-        held, peak = "held to 2048 by the kernel", int((group / peak_file(group)).read_text())
-    print(f"\nthe notebook alone, on one core: {seconds:.0f} s, {peak / 2**20:.0f} MiB at most ({held})")
-    assert group or peak <= LIMIT, f"{peak / 2**20:.0f} MiB:\n{log.read_text()[-1000:]}"
-    assert process.returncode == 0, log.read_text()[-3000:]
-    executed = nbformat.read(folder / "executed.ipynb", as_version=4)
-    return SimpleNamespace(folder=folder, cells=[cell for cell in executed.cells if cell.cell_type == "code"])
+    return SimpleNamespace(folder=folder, group=group, process=process, peak=0, seconds=0)
 
 
-def test_fetches_only_the_module(run):
-    assert (run.folder / "pruning_utils.py").read_bytes() == (ROOT / "pruning_utils.py").read_bytes()
-    assert {path.name for path in run.folder.iterdir() if path.is_dir()} <= {"images", "__pycache__"}
+def watch(run):
+    """Whether the run goes on; notes the memory in use, unless the kernel does."""
+    if run.process.poll() is not None:
+        return False
+    try:
+        family = psutil.Process(run.process.pid).children(recursive=True)
+        run.peak = max(run.peak, sum(process.memory_info().rss for process in family))
+        killed = any(process.status() == psutil.STATUS_ZOMBIE for process in family)  # for which nbval would wait
+    except psutil.NoSuchProcess:
+        return True  # one that ended meanwhile
+    if killed or (run.peak > LIMIT and not run.group):
+        os.killpg(run.process.pid, signal.SIGTERM)
+    return True
 
 
-def test_no_cell_fails(run):
-    cells = run.cells[: len(run.cells) - len(SOLUTIONS)]
-    assert len(cells) > 30
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The finished runs by the names of the notebooks."""
+    keras_home = tmp_path_factory.mktemp("keras")
+    fill_cache(keras_home / "datasets")
+    cores, began = sorted(os.sched_getaffinity(0)), time.monotonic()
+    runs = {}
+    for number, name in enumerate(BOOKS):
+        folder = tmp_path_factory.mktemp(f"alone{number}")
+        book = nbformat.read(ROOT / name, as_version=4)
+        runs[name] = start(book, folder, keras_home, cores[number % len(cores)])
+    going = dict(runs)
+    while going:
+        time.sleep(0.1)
+        for name, run in list(going.items()):
+            if not watch(run):
+                run.seconds = time.monotonic() - began
+                del going[name]
+    for name, run in runs.items():
+        held = "2048 allowed"
+        if run.group:  # which counts shared pages once, and files that can be dropped
+            kept = ("memory.max_usage_in_bytes", "memory.peak")
+            file = next(run.group / file for file in kept if (run.group / file).exists())
+            held, run.peak = "held to 2048 by the kernel", int(file.read_text())
+            run.group.rmdir()
+        print(f"\n{name} alone, on one core: {run.seconds:.0f} s, {run.peak / 2**20:.0f} MiB at most ({held})")
+    return runs
 
 
-def test_makes_every_figure_and_table(run):
-    made = {path.name for path in (run.folder / "images").iterdir()}
-    assert made == {path.name for path in (ROOT / "images").iterdir()}
-    shown = sum("image/png" in output.get("data", {}) for cell in run.cells for output in cell.outputs)
-    assert shown >= 12
+@both
+def test_every_cell_runs(runs, name):
+    """Those of the notebook and the solutions; nbval says which one does not, and why."""
+    run = runs[name]
+    log = (run.folder / "log.txt").read_text()
+    assert run.peak <= LIMIT or run.group, f"{run.peak / 2**20:.0f} MiB:\n{log[-1000:]}"
+    assert run.process.returncode == 0, f"{run.process.returncode} after\n{log[-5000:]}"
+    passed = int(re.search(r"(\d+) passed", log).group(1))
+    assert passed > sum(cell.cell_type == "code" for cell in nbformat.read(ROOT / name, as_version=4).cells)
 
 
-def test_there_are_exercises():
-    assert len(SOLUTIONS) >= 3
+@both
+def test_fetches_only_the_module(runs, name):
+    folder = runs[name].folder
+    assert (folder / "pruning_utils.py").read_bytes() == (ROOT / "pruning_utils.py").read_bytes()
+    assert {path.name for path in folder.iterdir() if path.is_dir()} <= {"images", "__pycache__", ".pytest_cache"}
 
 
-@pytest.mark.parametrize("number", range(len(SOLUTIONS)))
-def test_solution_works(run, number):
-    cell = run.cells[number - len(SOLUTIONS)]
-    assert cell.source == SOLUTIONS[number].strip() or cell.source == SOLUTIONS[number]
-    assert cell.execution_count
-    errors = ["\n".join(output.traceback) for output in cell.outputs if output.output_type == "error"]
-    assert not errors, errors[0]
+def test_make_every_figure_and_table(runs):
+    made = {path.name for run in runs.values() for path in (run.folder / "images").glob("*")}
+    assert made | {"seeds.csv"} == {path.name for path in (ROOT / "images").iterdir()} | {"seeds.csv"}
+
+
+@both
+def test_there_are_exercises(name):
+    assert len(solutions(nbformat.read(ROOT / name, as_version=4))) >= 3

@@ -1,4 +1,7 @@
-"""The notebook in JupyterLab, in a browser: open it, run all cells, look, and play with the explorer."""
+"""The walkthrough in JupyterLab, in a browser: open it, run all cells, look, and play with the explorer.
+
+It is trained on fewer images for one epoch, which changes no figure's size and no widget.
+"""
 
 import secrets
 import shutil
@@ -9,10 +12,12 @@ import sys
 import time
 import urllib.request
 
+import papermill
 import pytest
 from conftest import ENVIRONMENT, ROOT
 
-FILES = ("Model_pruning_exploration.ipynb", "pruning_utils.py", "data")
+NAME = "Model_pruning_exploration.ipynb"
+SMALL = {"EXAMPLES": 6_000, "EPOCHS": 1, "TUNE_EPOCHS": 1}
 LONGEST = 45 * 60  # seconds for all cells, many times what they take
 
 # The code cells as JupyterLab has them in memory: those that are not on the screen are not in the page.
@@ -23,15 +28,17 @@ READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.
 RUN = "() => { jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.finished = true }) }"
 SCROLL = """() => {
   const notebook = jupyterapp.shell.currentWidget.content;
-  const explores = cell => cell.model.type === 'code' && cell.model.outputs.toJSON().some(
-    output => 'application/vnd.jupyter.widget-view+json' in (output.data || {}));
+  const explores = cell => cell.model.type === 'code' && cell.model.sharedModel.source.includes('interact(');
   notebook.activeCellIndex = notebook.widgets.findIndex(explores);
   return notebook.scrollToCell(notebook.activeCell, 'start');
 }"""
 LISTEN = """() => {
-  const start = performance.now(), picture = document.querySelector('img.widget-image');
+  const start = performance.now();
+  const picture = () => document.querySelector('.widget-interact img')?.src;
+  const before = picture();
   window.answer = new Promise((done, failed) => {
-    picture.addEventListener('load', () => done(performance.now() - start), {once: true});
+    const look = () => (picture() ?? before) === before ? requestAnimationFrame(look) : done(performance.now() - start);
+    look();
     setTimeout(() => failed(new Error('the picture did not change in 20 s')), 20_000);
   });
 }"""
@@ -41,8 +48,9 @@ LISTEN = """() => {
 def lab(tmp_path_factory, build):
     """The address of the notebook in a JupyterLab on a free port, over copies of the files, with default settings."""
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
-    for name in FILES:
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "data", folder / "data")
+    shutil.copy(ROOT / "pruning_utils.py", folder)
+    papermill.execute_notebook(ROOT / NAME, folder / NAME, SMALL, prepare_only=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,7 +76,7 @@ def lab(tmp_path_factory, build):
                     break
                 except OSError:
                     time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/lab/tree/{FILES[0]}?token={token}"
+            yield f"http://127.0.0.1:{port}/lab/tree/{NAME}?token={token}"
         finally:
             server.send_signal(signal.SIGTERM)  # ends its kernels, too
             server.wait(60)
@@ -88,15 +96,14 @@ def test_runs_and_explores(lab, page, build):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 12
 
     page.evaluate(SCROLL)
-    slider, picture = page.get_by_role("slider"), page.locator("img.widget-image")
+    slider = page.locator(".widget-interact").get_by_role("slider")
     slider.focus()
-    times, seen = [], {picture.get_attribute("src")}
+    times = []
     for key in ["ArrowLeft"] * 10 + ["ArrowRight"] * 10:
         page.evaluate(LISTEN)
         page.keyboard.press(key)
         times.append(page.evaluate("() => window.answer"))
-        seen.add(picture.get_attribute("src"))
     page.screenshot(path=build / "jupyterlab.png")
     median = sorted(times)[len(times) // 2]
     print(f"\nall cells in JupyterLab: {seconds:.0f} s; the explorer: {median:.0f} ms (at most {max(times):.0f})")
-    assert len(seen) == len(times) + 1
+    assert median < 500
