@@ -200,8 +200,12 @@ class Plain(keras.Model):
 
     def __init__(self, units=8):
         super().__init__()
-        self.units, self.first, self.norm = units, layers.Dense(units, name="first"), layers.BatchNormalization()
+        self.units, self.first = units, layers.Dense(units, name="first")
+        self.norm = self.between()
         self.second, self.last = layers.Dense(5, name="second"), layers.Dense(3, name="last")
+
+    def between(self):
+        return layers.BatchNormalization()
 
     def call(self, inputs, training=False):
         return self.last(self.second(self.norm(self.first(inputs), training=training)))

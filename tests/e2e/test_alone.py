@@ -1,7 +1,8 @@
 """The notebooks as Colab and Binder run them: alone in an empty folder, and in 2 GB of memory on one core.
 
 One run under nbval serves both; the two notebooks run side by side. `pruning_utils.py` comes from the address in
-PRUNING_UTILS_URL, the data from Keras's cache, and the solutions of the exercises stand behind the last cell.
+PRUNING_UTILS_URL, the data from Keras's cache, the variables from environment.yml, and the solutions of the exercises
+stand behind the last cell.
 
 Where we may make control groups, as root may, each run has one with a hard limit of 2 GB, like a container on Binder:
 the kernel drops what it can read again from disk, and kills the run if that is not enough. Elsewhere we compare with
@@ -23,6 +24,7 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
+import yaml
 from conftest import BOOKS, ENVIRONMENT, ROOT
 
 LIMIT = 2 * 1024**3
@@ -88,7 +90,8 @@ def start(book, folder, keras_home, core):
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
     module = (ROOT / "pruning_utils.py").as_uri()
-    environment = ENVIRONMENT | {"PRUNING_UTILS_URL": module, "KERAS_HOME": str(keras_home)}
+    binder = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["variables"]
+    environment = ENVIRONMENT | binder | {"PRUNING_UTILS_URL": module, "KERAS_HOME": str(keras_home)}
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, *NBVAL],
