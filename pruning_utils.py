@@ -220,14 +220,11 @@ def _check_model(model):
             raise ValueError(f"layer {layer.name!r} is quantized or has LoRA enabled: prune before that, or merge it")
 
 
-def _copy(model, compiled=True):
+def _copy(model):
     """A new model with the architecture, names and weights of `model`, and compiled as it was."""
     _check_model(model)
     try:
-        if _has_graph(model):
-            copy = keras.models.clone_model(model if compiled else _form(model), clone_function=_rebuild)
-        else:
-            copy = keras.models.clone_model(model)
+        copy = keras.models.clone_model(model, **{"clone_function": _rebuild} if _has_graph(model) else {})
         _assign(copy, model.weights)
     except Exception as error:
         raise ValueError(
@@ -299,7 +296,9 @@ def hold_sparsity(model, *, ignored_layers=()):
     applies constraints, so the average would not be sparse.
     """
     graph, values = _graph_of(model), [_numpy(weight) for weight in model.weights]
-    alive = np.concatenate([np.zeros(0, bool), *(graph.alive(values, n) for n in graph.units)])
+    alive = np.ones(len(graph.owner), bool)
+    for n, units in graph.units.items():
+        alive[units] = graph.alive(values, n)
     masks = {number: mask | (values[number] != 0) for number, mask in graph.silence(~graph.tied(alive)).items()}
     matrices = graph.masks("weight", graph.fractions(0.0, ignored_layers=ignored_layers))
     _hold(model, masks | {number: values[number] != 0 for number in matrices})
@@ -460,9 +459,11 @@ def score(model, x, y=None, *, dense=None, batch_size=2_500) -> dict:
 
 def _measure(model, graph, dense, x, y, batch_size):
     logs = model.evaluate(x, y, batch_size=None if y is None else batch_size, verbose=0, return_dict=True)
-    left = graph.size(*graph.without_dead_units([_numpy(weight) for weight in model.weights])[:2])
-    ratios = [whole / part if part else math.inf for whole, part in zip(dense.size(), left, strict=True)]
-    return logs | {"compression_ratio": ratios[0], "theoretical_speedup": ratios[1]}
+    values, _, _ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
+    whole = dense.size([math.prod(weight.shape) for weight in dense.weights])
+    left = graph.size([int(np.count_nonzero(value)) for value in values])
+    ratios = [size / part if part else math.inf for size, part in zip(whole, left, strict=True)]
+    return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios, strict=True))
 
 
 def measure_latency(model, x, batch_sizes=(1, 100, 10_000), *, seconds=1.0) -> pd.DataFrame:
@@ -534,19 +535,15 @@ def plot_sweep(results, *, style=None, title=None):
 
 # ---------------------------------------------------------------------------------- the graph of a model
 
-_FOLDS = tuple(getattr(keras.layers, name) for name in ("Dense", "Conv1D", "Conv2D", "Conv3D"))
-_SPREADS = ("SeparableConv1D", "SeparableConv2D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-_SPREADS = tuple(getattr(keras.layers, name) for name in _SPREADS)
-
 
 def _graph_of(model):
     """The graph of `model`, found by calling the layers of a copy."""
     _check_model(model)
-    return _Graph(_copy(model, compiled=False) if _has_graph(model) else model, model.weights)
+    return _Graph(_copy(_form(model)) if _has_graph(model) else model, model.weights)
 
 
 class _Graph:
-    """Where the units of a model begin, pass and end. Layers, weights and units go by numbers, -1 is nobody's channel.
+    """Where the units of a model begin, pass and end. Layers, weights and units go by numbers.
 
     To find out, each layer is called once more: give it a copy of the model, and the weights of the model itself.
     """
@@ -557,32 +554,34 @@ class _Graph:
         self.layers = [(layer, names, [self.number[id(v)] for v in own]) for layer, names, own in walked]
         self.matrices = [[self.number[id(v)] for v in _matrices(layer, own)] for layer, _, own in walked]
         self.position = {id(layer): n for n, (layer, _, _) in reversed(list(enumerate(walked)))}
-        self.calls = []  # (kind, layer, arguments, tensors in, tensors out, index), where `follow` says the kind
+        self.calls = []  # (kind, layer, arguments, tensors in, tensors out), where `follow` says the kind
         self.channels = {}  # id(tensor): for each of its channels the unit that it comes from
-        self.entrances = {}  # id(nested model): its inputs
-        self.owner = []  # for each unit its layer
-        self.units = {}  # layer: its units
-        self.kernels = {}  # layer: (kernel, axis of its units, bias or None)
+        self.owner = np.zeros(0, int)  # for each unit its layer, -1 if it is none that can be pruned
+        self.kernels = {}  # layer: (kernel, axis of its units, bias or None, units)
+        self.units = {}  # layer: its units, if they can be pruned
         self.reads = {}  # layer: (channels, [(weight, axis), ...]) that it reads, unless called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `alone` has found out
-        ties, pins = [np.zeros((2, 0), int)], []  # units that meet on channels; units that can't be removed
+        self.ties, self.pins = [], []  # units that meet on channels; units that can't be removed
         calls, inputs, outputs = [(layer, None, [], []) for layer, _, _ in walked], [], []  # each by itself
         if _has_graph(model):
             calls, inputs, outputs = _calls(model)
-        self.channels.update({id(tensor): _nobody(tensor) for tensor in inputs})
+        self.channels.update({id(tensor): self.begin(_size(tensor)) for tensor in inputs})
         for call in calls:
-            self.follow(*call, sum(call[0] is other[0] for other in calls) == 1, ties, pins)
+            self.follow(*call, sum(call[0] is other[0] for other in calls) == 1)
         self.outputs = self.output_layers(calls, outputs)
-        self.root = _connected(len(self.owner), *np.concatenate(ties, axis=1))  # the first of the units tied to it
+        self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
         self.arrives = self.tied(self.marked([self.channels[id(tensor)] for tensor in outputs]))  # at an output
-        self.pinned = self.arrives | self.tied(self.marked(pins))
+        self.pinned = self.tied(self.marked(self.pins) | (self.owner < 0)) | self.arrives
+
+    def begin(self, size, owner=-1):
+        """`size` new units."""
+        self.owner = np.append(self.owner, np.full(size, owner))
+        return np.arange(len(self.owner) - size, len(self.owner))
 
     def marked(self, arrays):
-        found = np.zeros(len(self.owner) + 1, bool)
-        found[np.concatenate([np.zeros(0, int), *arrays])] = True
-        return found[:-1]
+        return np.isin(np.arange(len(self.owner)), np.concatenate([[], *arrays]))
 
     def tied(self, units):
         """True for every unit that is tied to one of those for which `units` is True."""
@@ -599,65 +598,63 @@ class _Graph:
                 wanted |= {id(tensor) for tensor in ins if not any(self.matrices[n] for n in inside)}
         return found
 
-    def follow(self, layer, arguments, ins, outs, once, ties, pins):
-        """Notes what a call does with the channels that come in: it moves, reads, passes or mixes them."""
+    def follow(self, layer, arguments, ins, outs, once):
+        """Notes what a call does with the channels that come in: it reads them, passes them on, or mixes them."""
         came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
-        n, index, reader = self.position.get(id(layer)), _moved(layer, ins, outs), _kernel_of(layer)
-        kind, results = "mixes", [_nobody(tensor) for tensor in outs]
-        if index is not None:
-            kind, results = "moves", [np.concatenate(came)[index]]
-            if layer is None and arguments is not None:
-                self.entrances.setdefault(id(arguments), []).append(outs[0])
-        elif reader:
-            kind, units = "reads", self.begin(layer, n)
-            results = results if units is None else [units] * len(outs)
+        n, reader, kind, units = self.position.get(id(layer)), _reader(layer), "mixes", None
+        if reader:
+            kind, units = "reads", self.units_of(layer, n, *reader[:2])
             if once and ins:
                 self.reads[n] = came[0], [(self.number[id(weight)], axis) for weight, axis in reader[2]]
         elif ins and len(outs) == 1 and (once or not weights):
-            axes, size = self.alone(layer, arguments, outs[0]), results[0].size
-            same = [channels for channels in came if channels.size == size]
-            if axes is not None and same:
-                kind, lowest = "passes", np.min(same, axis=0)
-                ties.extend(np.stack([same[0], other])[:, lowest >= 0] for other in same[1:])
-                pins.extend(channels[lowest < 0] if channels.size == size else channels for channels in came)
-                results = [np.where(lowest < 0, -1, same[0])]
-                rows = [(self.number[id(v)], axis, results[0]) for v, axis in zip(weights, axes, strict=True)]
+            axes, (lined, others) = self.alone(layer, arguments, outs[0]), _lined_up(came, _size(outs[0]))
+            if axes is not None and len(lined):
+                kind, free = "passes", (self.owner[lined] >= 0).all(axis=0)
+                units = np.where(free, lined[0], self.begin(free.size))
+                self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
+                self.pins.extend([lined[:, ~free].ravel(), *others])
+                rows = [(self.number[id(v)], axis, units) for v, axis in zip(weights, axes, strict=True)]
                 self.rows.extend(row for row in rows if row[1] is not None)
-        pins.extend(came if kind == "mixes" or (kind == "reads" and n not in self.reads) else [])
-        self.channels.update({id(tensor): channels for tensor, channels in zip(outs, results, strict=True)})
-        self.calls.append((kind, layer, arguments, ins, outs, index))
+        self.pins.extend(came if kind == "mixes" or (kind == "reads" and n not in self.reads) else [])
+        for tensor in outs:
+            self.channels[id(tensor)] = self.begin(_size(tensor)) if units is None else units
+        self.calls.append((kind, layer, arguments, ins, outs))
         for matrix in self.matrices[n] if ins and n is not None else ():
             self.places[matrix] += _places(layer, ins[0], outs[0])
 
-    def begin(self, layer, n):
-        """The units of a layer, numbered the first time that it is called; None if its activation mixes them."""
-        kernel, axis, _ = _kernel_of(layer)
-        self.kernels[n] = self.number[id(kernel)], axis, self.number.get(id(layer.bias))
-        symbol, activation = keras.KerasTensor((None, kernel.shape[axis])), keras.layers.Activation(layer.activation)
-        if n not in self.units and self.alone(activation, ((symbol,), {}), symbol) is not None:
-            self.units[n] = units = np.arange(kernel.shape[axis]) + len(self.owner)
-            self.owner.extend([n] * len(units))
+    def units_of(self, layer, n, kernel, axis):
+        """The units of a layer, which begin when it is called first; they can be pruned unless its activation mixes."""
+        if n not in self.kernels:
+            symbol = keras.KerasTensor((None, kernel.shape[axis]))
+            known = self.alone(keras.layers.Activation(layer.activation), ((symbol,), {}), symbol) is not None
+            units = self.begin(kernel.shape[axis], n if known else -1)
+            self.units.update({n: units} if known else {})
+            self.kernels[n] = self.number[id(kernel)], axis, self.number.get(id(layer.bias)), units
             self.rows.append((self.kernels[n][0], axis, units))
             self.rows.extend([(self.kernels[n][2], 0, units)] if layer.use_bias else [])
-        return self.units.get(n)
+        return self.kernels[n][-1]
 
     def alone(self, layer, arguments, result):
-        """For each weight its axis of channels, or None, if the layer treats each channel alone; else None.
+        """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
 
         It is tried out: a copy for four channels and one for two of them, with those two's weights, must say the same.
         """
+        if layer is None:
+            return []
         try:
-            config = {key: value for key, value in layer.get_config().items() if key != "name"}
-        except Exception:
-            config = id(layer)
-        shapes = [(len(tensor.shape), tensor.shape[-1:] == result.shape[-1:]) for tensor in _tensors(arguments)]
-        key = repr((type(layer), config, shapes))
-        if key not in self.tried:
-            try:
-                self.tried[key] = _try_alone(layer, arguments, result)
-            except Exception:  # which tells as much: it can't be made for other numbers of channels
+            wide = [_size(tensor) for tensor in _tensors(arguments)]
+            wide = wide if len(wide) == 1 or sum(wide) == _size(result) else [_size(result)]
+            key = [type(layer), layer.get_config() | {"name": None}]
+            for item in keras.tree.flatten(arguments):
+                symbolic = isinstance(item, keras.KerasTensor)
+                key.append((len(item.shape), _size(item) in wide) if symbolic else getattr(item, "shape", item))
+            key = repr(key)
+            if key not in self.tried:
                 self.tried[key] = None
-        return self.tried[key]
+                self.tried[key] = _try_alone(layer, arguments, wide, result)
+            return self.tried[key]
+        except Exception:  # which tells as much: it can't be made for other numbers of channels
+            return None
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
         """For each layer the fraction to prune, None for ignored and output layers; the arguments are checked."""
@@ -702,20 +699,20 @@ class _Graph:
         return masks
 
     def unit_masks(self, fractions, scope, scores):
-        owner, score, dead = np.array(self.owner, int), np.zeros(len(self.owner)), np.zeros(len(self.owner), bool)
+        score, dead = np.zeros(len(self.owner)), np.zeros(len(self.owner), bool)
         for n, units in self.units.items():
-            number, axis, _ = self.kernels[n]
+            number, axis, *_ = self.kernels[n]
             value = np.moveaxis(_scores(self.weights[number], scores), axis, -1)
-            sides = tuple(range(value.ndim - 1))
-            score[units] = _norms(value) ** 2 if scores is None else value.sum(sides, float)
-        score = np.bincount(self.root, score, len(owner))[self.root]  # tied units add
-        spared = np.isin(owner, [n for n, fraction in enumerate(fractions) if fraction is None])
-        free = ~self.tied(self.arrives | spared)
-        group = _connected(len(fractions), owner, owner[self.root])[owner] * (scope == "layer")  # layers that are tied
+            score[units] = _norms(value) ** 2 if scores is None else value.sum(tuple(range(value.ndim - 1)), float)
+        score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
+        spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
+        free = (self.owner >= 0) & ~self.tied(self.arrives | spared)
+        group = _connected(len(fractions), [(self.owner, self.owner[self.root])])  # layers that are tied
+        group = group[self.owner] * (scope == "layer")
         for label in np.unique(group[free]):
             members = np.flatnonzero((group == label) & free)
             members = members[np.argsort(score[members], kind="stable")]
-            best = {owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
+            best = {self.owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
             fraction, *others = {fractions[n] for n in best}
             if others:
                 names = [self.layers[n][0].name for n in best]
@@ -731,104 +728,92 @@ class _Graph:
         for number, axis, units in self.rows:
             if "variance" not in self.weights[number].name:
                 shape = np.moveaxis(np.empty(self.weights[number].shape, bool), axis, -1).shape
-                masks[number] = np.moveaxis(np.broadcast_to((units < 0) | ~dead[units], shape), -1, axis)
+                masks[number] = np.moveaxis(np.broadcast_to(~dead[units], shape), -1, axis)
         return masks
 
     def warn_of_unknown(self, fractions):
-        known, unknown = {number for number, _, _ in self.rows}, []
-        for n, (layer, _, _) in enumerate(self.layers):
-            if fractions[n] is not None and n not in self.units and set(self.matrices[n]) - known:
-                unknown.append(layer.name)
-        if unknown:
-            warnings.warn(f"no units of these layers are known, so none are pruned there: {unknown}", stacklevel=4)
+        known = {number for number, _, _ in self.rows}
+        lost = [
+            n for n, matrices in enumerate(self.matrices) if fractions[n] is not None and not known.issuperset(matrices)
+        ]
+        names = [self.layers[n][0].name for n in lost if n not in self.units]
+        if names:
+            warnings.warn(f"no units of these layers are known, so none are pruned there: {names}", stacklevel=4)
 
-    def size(self, values=None, biases=None):
-        """(parameters, multiply-adds) of all weights, or of those that are not zero among `values` and `biases`."""
-        counts = [int(math.prod(weight.shape)) for weight in self.weights]
-        counts = counts if values is None else [int(np.count_nonzero(value)) for value in values]
+    def size(self, counts):
+        """(parameters, multiply-adds) of so many of each weight; NaN if it is not known where a matrix is applied."""
         known = all(number in self.places for matrices in self.matrices for number in matrices)
-        products = sum(self.places[n] * count for n, count in enumerate(counts)) if known else math.nan
-        return sum(counts) + sum(int(np.count_nonzero(bias)) for bias in (biases or {}).values()), products
+        return sum(counts), sum(self.places[n] * count for n, count in enumerate(counts)) if known else math.nan
 
     def alive(self, values, n):
         """For each unit of layer n whether any weight leads to it."""
-        number, axis, _ = self.kernels[n]
-        return np.moveaxis(values[number], axis, 0).reshape(values[number].shape[axis], -1).any(axis=1)
+        number, axis, _, units = self.kernels[n]
+        return np.moveaxis(values[number], axis, 0).reshape(units.size, -1).any(axis=1)
+
+    def kernel(self, values, n):
+        """The kernel of layer n as (..., channels, units)."""
+        number, axis, *_ = self.kernels[n]
+        return np.moveaxis(values[number], (self.reads[n][1][-1][1], axis), (-2, -1))
 
     def without_dead_units(self, values):
-        """(values, biases, needed): the weights without dead units, biases of layers that had none, the units left."""
+        """(values, biases, needed): the weights without dead units, the numbers in them of biases that layers need but
+        had not, and the units left."""
         values = [np.array(value) for value in values]
         biases, pinned = self.fold(values)
         needed = self.needed(values, pinned)
         reads = [(number, axis, channels) for channels, readers in self.reads.values() for number, axis in readers]
-        for number, axis, units in self.rows + reads:
-            values[number] = np.take(values[number], _kept(units, needed), axis)
-        biases = {n: bias[needed[self.units[n]]] if n in self.units else bias for n, bias in biases.items()}
-        return values, {n: bias for n, bias in biases.items() if bias.any()}, needed
+        added = [(number, 0, self.kernels[n][-1]) for n, number in biases.items()]
+        for number, axis, units in self.rows + reads + added:
+            values[number] = np.compress(needed[units], values[number], axis)
+        return values, {n: number for n, number in biases.items() if values[number].any()}, needed
 
     def fold(self, values):
-        """(biases, pinned): moves what units without weights put out into the biases behind them, in `values` or, where
-        there are none, in `biases`; units whose constant can't be moved are pinned."""
-        biases, pinned, constants = {}, self.pinned.copy(), {}
-        for kind, layer, arguments, ins, outs, index in self.calls:
-            unknown = [np.full(self.channels[id(tensor)].size, np.nan) for tensor in ins]
-            came = {id(tensor): constants.get(id(tensor), nan) for tensor, nan in zip(ins, unknown, strict=True)}
-            if kind == "moves":
-                constants[id(outs[0])] = np.concatenate([came[id(tensor)] for tensor in ins])[index]
+        """(biases, pinned): moves what units without weights put out into the biases behind them, appended to `values`
+        where there are none; units whose constant can't be moved are pinned."""
+        biases, pinned = {}, self.pinned.copy()
+        constants = {tensor: np.full(channels.size, np.nan) for tensor, channels in self.channels.items()}
+        for kind, layer, arguments, ins, outs in self.calls:
+            came = [constants[id(tensor)] for tensor in ins]
+            if kind == "passes" and np.isfinite(np.concatenate(came)).any():
+                size = constants[id(outs[0])].size
+                constants[id(outs[0])] = came[0] if layer is None else _on_constants(layer, arguments, constants, size)
             elif kind == "reads":
-                constant = next(iter(came.values()), None)
-                result = self.fold_into(self.position[id(layer)], constant, values, biases, pinned)
-                constants.update({id(tensor): result for tensor in outs})
-            elif kind == "passes" and any(np.isfinite(constant).any() for constant in came.values()):
-                constants[id(outs[0])] = _on_constants(layer, arguments, came, self.channels[id(outs[0])].size)
+                n = self.position[id(layer)]
+                _, _, bias, units = self.kernels[n]
+                offset = np.zeros(units.size) if bias is None else values[bias].astype(float)
+                if n in self.reads:
+                    (channels, readers), constant = self.reads[n], came[0]
+                    known = np.isfinite(constant)
+                    if not _is(layer, "Dense|Conv.D") or getattr(layer, "padding", "valid") != "valid":
+                        pinned[channels[known & (constant != 0)]] = True  # it meets the padding, or overlaps unevenly
+                        known &= constant == 0
+                    products = self.kernel(values, n)[..., known, :] * constant[known, None]
+                    offset += products.reshape(-1, units.size).sum(axis=0)
+                    for weight, side in readers:
+                        np.moveaxis(values[weight], side, 0)[known] = 0
+                    if bias is None:
+                        bias = biases[n] = len(values)
+                        values.append(offset)
+                    values[bias] = offset.astype(values[bias].dtype)
+                if n in self.units:
+                    said = _numpy(layer.activation(keras.ops.convert_to_tensor(offset, layer.compute_dtype)))
+                    said = np.where(self.alive(values, n), np.nan, said.astype(float))
+                    constants.update({id(tensor): said for tensor in outs})
         return biases, self.tied(pinned)
 
-    def fold_into(self, n, constant, values, biases, pinned):
-        """The constant that each unit of layer n puts out, NaN if it varies, once those that come in are folded."""
-        layer, (number, axis, bias_number) = self.layers[n][0], self.kernels[n]
-        bias = np.zeros(values[number].shape[axis]) if bias_number is None else values[bias_number].astype(float)
-        if n in self.reads:
-            channels, readers = self.reads[n]
-            known = np.isfinite(constant) & (channels >= 0)
-            if type(layer) in _SPREADS or getattr(layer, "padding", "valid") != "valid":
-                pinned[channels[known & (constant != 0)]] = True  # it would meet the padding, or overlap unevenly
-                known &= constant == 0
-            kernel = np.moveaxis(values[number], (readers[-1][1], axis), (-2, -1))
-            bias += (kernel[..., known, :] * constant[known, None]).reshape(-1, bias.size).sum(axis=0)
-            for weight, side in readers:
-                np.moveaxis(values[weight], side, 0)[known] = 0
-            if bias_number is None:
-                biases[n] = bias
-            else:
-                values[bias_number] = bias.astype(values[bias_number].dtype)
-        if n not in self.units:
-            return np.full(bias.size, np.nan)
-        result = _numpy(layer.activation(keras.ops.convert_to_tensor(bias, layer.compute_dtype)))
-        return np.where(self.alive(values, n), np.nan, result.astype(float))
-
     def needed(self, values, pinned):
-        """For each unit whether it has to stay: it is pinned, or a needed unit listens to it or to one tied to it."""
-        listens = {}
-        for n, (_, readers) in self.reads.items():
-            kernel = np.moveaxis(values[self.kernels[n][0]], (readers[-1][1], self.kernels[n][1]), (-2, -1)) != 0
-            listens[n] = kernel.reshape(-1, *kernel.shape[-2:]).any(axis=0)
+        """For each unit whether it has to stay: it is pinned, or a needed unit hears it or one tied to it."""
+        kernels = {n: self.kernel(values, n) != 0 for n in self.reads}
+        hears = {n: kernel.any(axis=tuple(range(kernel.ndim - 2))) for n, kernel in kernels.items()}
         needed, before = pinned, None
         while before is None or (needed != before).any():
             before = needed.copy()
-            for n in reversed(self.kernels):
-                units = self.units.get(n, np.zeros(0, int))
+            for n, (*_, units) in reversed(self.kernels.items()):
                 needed[units[:1]] |= not needed[units].any()
-                if n in listens:
-                    heard = (listens[n][:, needed[units]] if units.size else listens[n]).any(axis=1)
-                    needed |= self.marked([self.reads[n][0][heard]])
+                if n in hears:
+                    needed[self.reads[n][0][hears[n][:, needed[units]].any(axis=1)]] = True
                 needed = self.tied(needed)
         return needed
-
-    def shape(self, tensor, needed):
-        """The shape of a symbolic tensor once only the units in `needed` are left."""
-        channels = self.channels[id(tensor)]
-        left = _kept(channels, needed).size
-        return tensor.shape if left == channels.size else (*tensor.shape[:-1], left)
 
 
 def _walk(model, above=()):
@@ -855,9 +840,9 @@ def _matrices(layer, weights):
     return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
 
 
-def _connected(n, first, second):
-    """For each of n things the first of those it is connected to by the pairs of `first` and `second`."""
-    root = np.arange(n)
+def _connected(n, pairs):
+    """For each of n things the first of those it is connected to by `pairs`, arrays of two rows."""
+    root, (first, second) = np.arange(n), np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
     while (root[first] != root[second]).any():
         low = np.minimum(root[first], root[second])
         np.minimum.at(root, first, low)
@@ -893,47 +878,50 @@ def _tensors(nest):
     return [item for item in keras.tree.flatten(nest) if isinstance(item, keras.KerasTensor)]
 
 
-def _nobody(tensor):
-    return np.full((tensor.shape[-1] or 1) if len(tensor.shape) > 1 else 1, -1)
+def _size(tensor):
+    """The number of a tensor's channels, its last axis."""
+    return (tensor.shape[-1] or 1) if len(tensor.shape) > 1 else 1
 
 
-def _kernel_of(layer):
+def _is(layer, names):
+    """Whether it is one of these layers of Keras, and no class derived from one."""
+    name = type(layer).__name__
+    return bool(re.fullmatch(names, name)) and type(layer) is getattr(keras.layers, name, None)
+
+
+def _reader(layer):
     """(kernel, axis of its units, [(weight, axis of the channels it reads), ...]), or None for another layer."""
     plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
-    if type(layer) not in _FOLDS + _SPREADS or not plain or getattr(layer, "data_format", "") == "channels_first":
+    last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    if not (plain and last and _is(layer, "Dense|(Separable)?Conv.D(Transpose)?")):
         return None
     if hasattr(layer, "pointwise_kernel"):
         return layer.pointwise_kernel, -1, [(layer.depthwise_kernel, -2), (layer.pointwise_kernel, -2)]
-    axes = (-1, -2) if type(layer) in _FOLDS else (-2, -1)
-    return layer.kernel, axes[0], [(layer.kernel, axes[1])]
+    axis = -2 if _is(layer, ".*Transpose") else -1
+    return layer.kernel, axis, [(layer.kernel, -3 - axis)]
 
 
-def _moved(layer, ins, outs):
-    """For each channel that comes out the one of those that came in which it is, or None if the layer does more."""
-    if layer is None:
-        return np.arange(_nobody(ins[0]).size)
-    sizes = [tensor.shape[-1] if len(tensor.shape) > 1 else None for tensor in (*ins, *outs[:1])]
-    if None in sizes or getattr(layer, "data_format", "") == "channels_first":
-        return None
-    if type(layer).__name__ == "Concatenate" and layer.axis in (-1, len(outs[0].shape) - 1):
-        return np.arange(sizes[-1])
-    repeats = len(sizes) == 2 and (sizes[0] == sizes[1] or (len(outs[0].shape) == 2 and sizes[1] % sizes[0] == 0))
-    if isinstance(layer, (keras.layers.Flatten, keras.layers.Reshape)) and repeats:
-        return np.arange(sizes[1]) % sizes[0]
-    return None
+def _lined_up(parts, size):
+    """(lined, others): those of `parts` that stand behind `size` channels, joined or repeated, as rows; the others."""
+    parts = [np.concatenate(parts)] if sum(part.size for part in parts) == size else parts
+    fit = [part.size == size or (len(parts) == 1 and size % part.size == 0) for part in parts]
+    lined = [np.resize(part, size) for part, fits in zip(parts, fit, strict=True) if fits]
+    return np.array(lined), [part for part, fits in zip(parts, fit, strict=True) if not fits]
 
 
-def _try_alone(layer, arguments, result):
-    rng, two, drawn = np.random.default_rng(0), [1, 3], {}
+def _open(layer, result):
+    """What to change in a layer's configuration so that it takes other numbers of channels."""
+    return {"target_shape": (*result.shape[1:-1], -1)} if isinstance(layer, keras.layers.Reshape) else {}
 
-    def four(tensor, sides):
-        size = 4 if tensor.shape[-1] == result.shape[-1] else tensor.shape[-1]
-        return drawn.setdefault(id(tensor), rng.normal(size=(2, *sides, size)))
 
-    def only(tensor, sides):
-        return four(tensor, sides)[..., two if tensor.shape[-1] == result.shape[-1] else slice(None)]
-
-    whole, part, axes = _rebuild(layer), _rebuild(layer), []
+def _try_alone(layer, arguments, wide, result):
+    rng, two, axes = np.random.default_rng(0), [1, 3], []
+    whole, part = _rebuild(layer, **_open(layer, result)), _rebuild(layer, **_open(layer, result))
+    four, only = {}, {}
+    for tensor in _tensors(arguments):
+        size = 4 if _size(tensor) in wide else tensor.shape[-1]
+        four[id(tensor)] = rng.normal(size=(2, *_sides(tensor), size))
+        only[id(tensor)] = four[id(tensor)][..., two if _size(tensor) in wide else slice(None)]
     _call(whole, arguments, four)  # which makes its weights
     _call(part, arguments, only)
     for large, small in zip(getattr(whole, "weights", []), getattr(part, "weights", []), strict=True):
@@ -941,21 +929,38 @@ def _try_alone(layer, arguments, result):
         axes.append(next((axis for axis, size in enumerate(large.shape) if size != small.shape[axis]), None))
         large.assign(values)
         small.assign(values if axes[-1] is None else np.take(values, two, axes[-1]))
+    said, expected = _call(part, arguments, only), _call(whole, arguments, four)
+    expected = expected[..., np.isin(np.arange(expected.shape[-1]) % 4, two)]
     close = 1e-5 if result.dtype == "float32" else 1e-2
-    same = np.allclose(_call(part, arguments, only), _call(whole, arguments, four)[..., two], rtol=close, atol=close)
-    return axes if same else None
+    return axes if said.shape == expected.shape and np.allclose(said, expected, rtol=close, atol=close) else None
 
 
-def _call(layer, arguments, value):
-    """What the layer says if the array value(tensor, its sides) stands for each symbolic tensor in `arguments`."""
+def _on_constants(layer, arguments, constants, size):
+    """The constant of each of `size` channels that come out if `constants` come in, NaN where it varies."""
+    everywhere, tensors = {}, _tensors(arguments)
+    for tensor in tensors:
+        constant = np.nan_to_num(constants[id(tensor)])
+        everywhere[id(tensor)] = np.broadcast_to(constant, (1, *_sides(tensor), constant.size))
+    found = _call(layer, arguments, everywhere).reshape(-1, size)
+    lined, others = _lined_up([constants[id(tensor)] for tensor in tensors], size)
+    varies = (found != found[0]).any(axis=0) | np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
+    return np.where(varies, np.nan, found[0])
+
+
+def _call(layer, arguments, arrays):
+    """What the layer says if arrays[id(tensor)] stands for each symbolic tensor in `arguments`."""
 
     def concrete(item):
-        if not isinstance(item, keras.KerasTensor):
-            return item
-        return keras.ops.convert_to_tensor(value(item, [side or 16 for side in item.shape[1:-1]]), item.dtype)
+        symbolic = isinstance(item, keras.KerasTensor)
+        return keras.ops.convert_to_tensor(arrays[id(item)], item.dtype) if symbolic else item
 
     args, kwargs = keras.tree.map_structure(concrete, arguments)
     return _numpy(layer(*args, **kwargs)).astype(float)
+
+
+def _sides(tensor):
+    """The axes between the first and the last, 16 for those of unknown size."""
+    return [side or 16 for side in tensor.shape[1:-1]]
 
 
 def _places(layer, tensor, result):
@@ -964,24 +969,6 @@ def _places(layer, tensor, result):
     shape = result.shape if strided and len(result.shape) == len(tensor.shape) else tensor.shape
     sides = shape[2:] if getattr(layer, "data_format", "") == "channels_first" else shape[1:-1]
     return 0 if isinstance(layer, keras.layers.Embedding) else math.prod(side or 1 for side in sides)
-
-
-def _on_constants(layer, arguments, came, size):
-    """The constant of each channel that comes out where those in `came` come in, NaN where it varies."""
-
-    def everywhere(tensor, sides):
-        return np.broadcast_to(np.nan_to_num(came[id(tensor)]), (1, *sides, came[id(tensor)].size))
-
-    found = _call(layer, arguments, everywhere).reshape(-1, size)
-    varies = (found != found[0]).any(axis=0)
-    for constant in came.values():
-        varies |= np.isnan(constant) if constant.size == size else np.isnan(constant).any()
-    return np.where(varies, np.nan, found[0])
-
-
-def _kept(units, needed):
-    """Where `units` are nobody's or needed."""
-    return np.flatnonzero((units < 0) | np.append(needed, False)[units])
 
 
 # ---------------------------------------------------------------------------------------------- removal
@@ -1001,32 +988,28 @@ def remove_dead_units(model):
     if not _has_graph(model):
         raise ValueError(f"model {model.name!r} is subclassed: units are removed from Sequential and functional models")
     whole = _copy(model)
-    graph, changes = _Graph(whole, whole.weights), {}
+    graph = _Graph(whole, whole.weights)
     values, biases, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    for n, (number, axis, bias) in graph.kernels.items():
-        size = "units" if isinstance(graph.layers[n][0], keras.layers.Dense) else "filters"
-        changes[id(graph.layers[n][0])] = {
-            size: values[number].shape[axis],
-            "use_bias": bias is not None or n in biases,
-        }
-    for kind, layer, _, _, outs, _ in graph.calls:
-        if kind == "moves" and isinstance(layer, keras.layers.Reshape):
-            changes[id(layer)] = {"target_shape": (*layer.target_shape[:-1], graph.shape(outs[0], needed)[-1])}
+    changes = {id(layer): _open(layer, outs[0]) for kind, layer, _, _, outs in graph.calls if kind == "passes"}
+    for n, (_, _, bias, units) in graph.kernels.items():
+        size = "units" if _is(graph.layers[n][0], "Dense") else "filters"
+        use_bias = bias is not None or n in biases
+        changes[id(graph.layers[n][0])] = {size: int(needed[units].sum()), "use_bias": use_bias}
 
     def rebuild(layer):
         if not _has_graph(layer):
             return _rebuild(layer, **changes.get(id(layer), {}))
-        inputs = [
-            keras.Input(batch_shape=graph.shape(entrance, needed), dtype=tensor.dtype, name=tensor.name)
-            for tensor, entrance in zip(layer.inputs, graph.entrances[id(layer)], strict=False)
-        ]
+        inputs, entrances = [], [outs[0] for _, _, nested, _, outs in graph.calls if nested is layer]
+        for tensor, entrance in zip(layer.inputs, entrances, strict=False):
+            left = needed[graph.channels[id(entrance)]]
+            shape = entrance.shape if left.all() else (*entrance.shape[:-1], int(left.sum()))
+            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name))
         inputs = inputs if isinstance(layer, keras.Sequential) else keras.tree.pack_sequence_as(layer.input, inputs)
         return keras.models.clone_model(layer, input_tensors=inputs, clone_function=rebuild)
 
-    small = keras.models.clone_model(whole, clone_function=rebuild)
-    left = {}
+    small, left = keras.models.clone_model(whole, clone_function=rebuild), {}
     for n, (_, _, weights) in enumerate(_walk(small)):
-        new = [values[number] for number in graph.layers[n][2]] + [biases[k] for k in (n,) if k in biases]
+        new = [values[number] for number in [*graph.layers[n][2], *(biases[k] for k in (n,) if k in biases)]]
         left.update(zip(map(id, weights), new, strict=True))
     _assign(small, [left[id(weight)] for weight in small.weights])
     return small

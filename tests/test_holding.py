@@ -314,6 +314,20 @@ def test_gradual_pruning_takes_ignored_layers_scope_and_scores():
     assert s.living(model) == {"d1": 10, "d2": 10, "out": 3}  # the zeros of d2 are its own affair
 
 
+def test_what_jax_needs_is_asked_for(monkeypatch):
+    """Its weights after each step, and a compiled step with the new masks."""
+    model, calls = mlp(units=(20,)), []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for name in ("jax_state_sync", "make_train_function"):
+        before = getattr(model, name, lambda **options: None)
+        note = lambda name=name, before=before, **options: (calls.append(name), before(**options))[1]  # noqa: E731
+        monkeypatch.setattr(model, name, note, raising=False)
+    fit(model, 1, callbacks=[pu.GradualPruning(0, 0.5, 0, 2, 1)])
+    assert calls.count("jax_state_sync") >= 4
+    assert calls.count("make_train_function") >= 3
+    assert count(model) == 60
+
+
 @pytest.mark.parametrize("method", ["weight", "unit"])
 def test_what_is_zero_before_its_time_trains_on(method):
     """Fault 2: a zero-initialised branch was frozen."""

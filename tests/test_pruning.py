@@ -398,7 +398,9 @@ def test_a_trained_model_keeps_its_optimizer_and_the_copy_starts_fresh(prune, tm
     pruned.save(tmp_path / "pruned.keras")
     loaded = keras.models.load_model(tmp_path / "pruned.keras")
     assert bits(loaded) == bits(pruned)
-    loaded.fit(X, Y, verbose=0)
+    for trained in (loaded, pruned):
+        trained.fit(X, Y, verbose=0)
+    assert model.evaluate(X, Y, verbose=0, return_dict=True) == pytest.approx(logs, rel=1e-5)
     assert not prune(mlp(compiled=False), 0.5).compiled
 
 
@@ -493,6 +495,22 @@ def test_subclassed_models_layer_by_layer(prune):
     assert pruned.get_compile_config() == model.get_compile_config()
     s.assert_same_outputs(model, prune(model, 0), X, 0)
     assert sparsity_report(pruned).set_index("layer").loc["first", "units"] == 9
+
+
+class Owner(s.Subclassed):
+    """A model with a matrix of its own."""
+
+    def between(self):
+        self.own = self.add_weight(shape=(self.units, 6), name="own")
+        return lambda values, training: ops.matmul(values, self.own)
+
+
+def test_a_matrix_of_the_model_itself_is_pruned_and_counted():
+    model = Owner(9)
+    predict(model, X)
+    own = {"own": oracle_weights(array(shake(model, whole=True).own), 0.5)}
+    check(model, prune_weights(model, 0.5), masks_of(prune_weights, model, ["first", "second"], 0.5) | own)
+    assert sparsity_report(model)["parameters"].iloc[-1] == model.count_params()
 
 
 def test_pruning_again_and_again_keeps_no_copy_alive():

@@ -314,6 +314,14 @@ def test_a_u_net_shrinks_with_its_transposed_convolutions():
     assert widths(check(prune_units(model, 0.5))) == {"down": 4, "deep": 6, "up": 4, "joined": 3, "out": 2}
 
 
+def test_a_number_lets_units_go_and_an_array_of_numbers_keeps_them():
+    values = layers.Dense(6, activation="relu", name="a")(inputs := keras.Input((4,))) * 2.0
+    values = layers.Dense(6, activation="relu", name="b")(values) * np.arange(1, 7, dtype="float32")
+    values = layers.Dense(6, activation="relu", name="c")(values)
+    model = shake(keras.Model(inputs, layers.Dense(3, name="out")(values)))
+    assert widths(check(prune_units(model, 0.5))) == {"a": 3, "b": 6, "c": 3, "out": 3}
+
+
 def test_squeeze_and_excitation_goes_with_its_channels():
     values = layers.Conv2D(8, 3, activation="relu", name="a")(inputs := keras.Input((6, 6, 2)))
     gate = layers.Dense(4, activation="relu", name="less")(layers.GlobalAveragePooling2D()(values))
@@ -362,10 +370,11 @@ def test_compile_settings_come_along_and_the_result_trains_and_saves(tmp_path):
     model, (x, y) = mlp(units=(10, 8), optimizer=keras.optimizers.SGD(0.05, momentum=0.9)), s.data()
     pruned = prune_units(model, 0.5)
     hold_sparsity(pruned)
-    small = check(pruned)
+    small, before = check(pruned), bits(pruned)
     assert small.get_compile_config() == model.get_compile_config()
     np.testing.assert_allclose(small.evaluate(x, y, verbose=0), pruned.evaluate(x, y, verbose=0), rtol=1e-5)
     small.fit(x, y, verbose=0)
+    assert bits(pruned) == before
     assert all(variable.constraint is None for variable in small.variables)
     small.save(tmp_path / "small.keras")
     assert bits(keras.models.load_model(tmp_path / "small.keras")) == bits(small)
@@ -394,6 +403,17 @@ class Doubled(layers.Dense):
         return super().call(inputs) * 2
 
 
+class Calls(layers.Layer):
+    """A layer without weights that Keras cannot rebuild."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
 def test_what_is_not_understood_stays_whole_and_is_never_refused():
     for between in (
         [Doubled(3, name="mine")],
@@ -401,7 +421,8 @@ def test_what_is_not_understood_stays_whole_and_is_never_refused():
         [layers.Softmax()],
         [layers.Activation("log_softmax")],
         [layers.UnitNormalization()],
-        [layers.Reshape((2, 2)), layers.Flatten()],
+        [layers.Reshape((2, 2)), layers.Flatten(data_format="channels_first")],
+        [Calls(lambda x: ops.softmax(x, -1))],
         [layers.Reshape((4, 1)), layers.BatchNormalization(axis=1), layers.Flatten()],
         [layers.RepeatVector(2), layers.Permute((2, 1)), layers.Flatten()],
     ):
