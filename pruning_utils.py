@@ -237,7 +237,7 @@ def _copy(model):
 
 def _assign(model, values):
     for weight, value in zip(model.weights, values, strict=True):
-        weight.assign(value)
+        weight.assign(keras.ops.copy(value))  # JAX deletes the arrays that a compiled step has used
     for layer, _, _ in _walk(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # what it computes with follows from its weights
@@ -943,8 +943,8 @@ def _on_constants(layer, arguments, constants, size):
         everywhere[id(tensor)] = np.broadcast_to(constant, (1, *_sides(tensor), constant.size))
     found = _call(layer, arguments, everywhere).reshape(-1, size)
     lined, others = _lined_up([constants[id(tensor)] for tensor in tensors], size)
-    varies = (found != found[0]).any(axis=0) | np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
-    return np.where(varies, np.nan, found[0])
+    varies = (found != found[:1]).any(axis=0) | np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
+    return np.where(varies | (found.size == 0), np.nan, found[:1].sum(axis=0))
 
 
 def _call(layer, arguments, arrays):
