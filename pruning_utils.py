@@ -300,7 +300,7 @@ def hold_sparsity(model, *, ignored_layers=()):
     for n, units in graph.units.items():
         alive[units] = graph.alive(values, n)
     masks = {number: mask | (values[number] != 0) for number, mask in graph.silence(~graph.tied(alive)).items()}
-    matrices = graph.masks("weight", graph.fractions(0.0, ignored_layers=ignored_layers))
+    matrices = graph.masks("weight", graph.fractions(0.0, ignored_layers=ignored_layers), "layer")
     _hold(model, masks | {number: values[number] != 0 for number in matrices})
 
 
@@ -410,12 +410,12 @@ def sparsity_report(model) -> pd.DataFrame:
     graph, values = _graph_of(model), [_numpy(weight) for weight in model.weights]
     rows, seen = [], set()
     for n, (layer, _, own) in enumerate(graph.layers):
-        sizes = [(values[number].size, np.sum(values[number] == 0)) for number in own if number not in seen]
-        row = dict(zip(("parameters", "zeros"), np.sum(sizes or [(0, 0)], axis=0), strict=True))
+        new = [values[number] for number in own if number not in seen]
+        row = {"layer": layer.name, "parameters": sum(v.size for v in new), "zeros": sum(np.sum(v == 0) for v in new)}
         if n in graph.units:
             alive = graph.alive(values, n)
             row |= {"units": alive.size, "dead_units": np.sum(~alive)}
-        rows += [{"layer": layer.name} | row] if sizes else []
+        rows += [row] if new else []
         seen.update(own)
     report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
     report.loc[len(report)] = {"layer": "total"} | report.drop(columns="layer").sum().to_dict()
@@ -674,7 +674,7 @@ class _Graph:
             fractions.append(None if spared else next((by_name[name] for name in names if name in by_name), default))
         return fractions
 
-    def masks(self, method, fractions, scope="layer", scores=None):
+    def masks(self, method, fractions, scope, scores=None):
         """{number of a weight: mask, False where it is to be pruned}."""
         masks = (self.weight_masks if method == "weight" else self.unit_masks)(fractions, scope, scores)
         if not masks:

@@ -81,6 +81,14 @@ def test_ties_go_by_position():
     assert unit_mask(np.array([[3.0, 4.0, 5.0], [4.0, 3.0, 0.0]]), 1 / 3).tolist() == [[False, True, True]] * 2
 
 
+def test_many_weights_with_ties_by_sorting_them():
+    kernel = np.random.default_rng(0).integers(-300, 300, (100, 77)) / 7
+    order = np.argsort(abs(kernel), axis=None, kind="stable")
+    for pruned in (1, 2, 3_000, 7_699, 7_700):
+        mask = weight_mask(kernel, pruned / 7_700)
+        assert np.flatnonzero(~mask).tolist() == sorted(order[:pruned])
+
+
 def test_norms_are_taken_in_double_precision():
     for small, dtype in ((1e38, "float32"), (1e-30, "float32"), (30_000, "float16")):
         kernel = np.full((100, 2), small) * [2, 1]
@@ -123,7 +131,7 @@ def test_kernels_that_hold_no_numbers_are_refused(mask):
 
 def test_a_scalar_has_a_weight_but_no_units():
     assert weight_mask(3.0, 1).tolist() is False
-    with pytest.raises(ValueError, match="axis"):
+    with pytest.raises(ValueError, match=r"^the kernel has no axis.*units\)$"):
         unit_mask(3.0, 0.5)
 
 

@@ -277,6 +277,8 @@ def test_ratios_count_what_is_left_once_dead_units_are_gone():
         pruned = prune(model, sparsity)
         found = pu.score(pruned, images, Y, dense=model)
         assert found["compression_ratio"] == pytest.approx(compression(model, pruned))
+        small = pu.score(pu.remove_dead_units(pruned), images, Y, dense=model)
+        assert small == pytest.approx(found, rel=1e-4)
     dense = 36 * (9 * 8 + 9 * 8 + 8 * 4) + 36 * 4 * 3
     assert found["theoretical_speedup"] == pytest.approx(dense / (36 * (9 * 4 + 9 * 4 + 4 * 2) + 36 * 2 * 3))
 
@@ -302,6 +304,8 @@ def test_latency_table():
     assert table["batch_size"].tolist() == [1, 50]
     assert (table[["calls", "milliseconds"]] > 0).all(axis=None)
     np.testing.assert_allclose(table["milliseconds"] * table["images_per_second"], [1e3, 5e4])
+    assert pu.measure_latency(mlp(), X, [1, 50], seconds=0)["calls"].tolist() == [5, 5]
+    assert pu.measure_latency(mlp(), X, [1], seconds=1)["calls"][0] > 5
     model, x, _ = several_inputs_and_outputs_by_name()
     assert len(pu.measure_latency(model, x, [2], seconds=0.01)) == 1
     with pytest.raises(ValueError, match="50"):
@@ -352,6 +356,12 @@ def test_plot_of_a_sweep():
         assert axis.get_xlabel()
         assert axis.get_ylabel()
         assert [tick.get_text() for tick in axis.get_xticklabels()] in (["0", "50", "90"], ["90", "50", "0"])
+    assert figure.axes[0].get_ylim() == (0, 1.02)
+    assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log", "log"]
+    numbers = [axis.yaxis.get_major_formatter()(0.5, 0).replace(".0", "") for axis in figure.axes]
+    assert numbers == ["50%", "50%", "0.5"]
+    assert [axis.get_legend() is None for axis in figure.axes] == [False, True, True]
+    assert pu.plot_sweep(table()).get_suptitle() == "Accuracy, error and loss over sparsity"
     texts = [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
     assert {"weight", "unit"} <= set(texts)
     plt.close("all")
