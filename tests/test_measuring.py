@@ -242,6 +242,9 @@ def test_whatever_evaluate_takes_can_be_measured(make):
     assert pu.score(method(model, sparsity), x, y, dense=model, **batches) == pytest.approx(row, rel=1e-4, nan_ok=True)
 
 
+FIRST = "channels_first"  # which TensorFlow runs on GPUs alone
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "adds"),
     [
@@ -253,6 +256,9 @@ def test_whatever_evaluate_takes_can_be_measured(make):
         (layers.DepthwiseConv2D(3, depth_multiplier=2), (5, 5, 2), 9 * 4 * 9),
         (layers.Conv2DTranspose(4, 3, strides=2), (5, 5, 2), 25 * 2 * 4 * 9),
         (layers.SeparableConv2D(4, 3), (5, 5, 2), 9 * (2 * 9 + 2 * 4)),
+        (layers.TimeDistributed(layers.Dense(4)), (3, 5, 2), 15 * 8),
+        (layers.Embedding(7, 4), (6,), 0),
+        *([] if s.BACKEND == "tensorflow" else [(layers.Conv2D(4, 3, data_format=FIRST), (2, 7, 5), 15 * 4 * 18)]),
     ],
 )
 def test_multiply_adds_by_hand(layer, shape, adds):

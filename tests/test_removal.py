@@ -414,10 +414,25 @@ class Calls(layers.Layer):
         return self.function(inputs)
 
 
+class Two(layers.Layer):
+    """Two outputs, of which the second is no affair of one channel alone."""
+
+    def call(self, inputs):
+        return ops.relu(inputs), ops.softmax(inputs)
+
+
+def test_what_gives_two_outputs_stays_whole():
+    one, two = Two()(layers.Dense(4, name="a")(inputs := keras.Input((4,))))
+    values = layers.Concatenate()([layers.Dense(6, name="b")(one), layers.Dense(6, name="c")(two)])
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(values)))
+    assert widths(check(prune_units(model, 0.5), again=False)) == {"a": 4, "b": 3, "c": 3, "out": 2}
+
+
 def test_what_is_not_understood_stays_whole_and_is_never_refused():
     for between in (
         [Doubled(3, name="mine")],
         [layers.GroupNormalization(2)],
+        [layers.Reshape((1, 4)), layers.SeparableConv1D(4, 1, depth_multiplier=2), layers.Flatten()],
         [layers.Softmax()],
         [layers.Activation("log_softmax")],
         [layers.UnitNormalization()],
