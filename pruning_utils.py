@@ -224,7 +224,7 @@ def _copy(model):
     """A new model with the architecture, names and weights of `model`, and compiled as it was."""
     _check_model(model)
     try:
-        copy = keras.models.clone_model(model, **{"clone_function": _rebuild} if _has_graph(model) else {})
+        copy = _clone(model, **{"clone_function": _rebuild} if _has_graph(model) else {})
         _assign(copy, model.weights)
     except Exception as error:
         raise ValueError(
@@ -232,6 +232,13 @@ def _copy(model):
             f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
             "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
         ) from error
+    return copy
+
+
+def _clone(model, **options):
+    copy = keras.models.clone_model(model, **options)
+    if model.compiled:  # which Keras 3.8 leaves out
+        copy.compile_from_config(model.get_compile_config())
     return copy
 
 
@@ -258,8 +265,8 @@ def _form(model):
 
 def _rebuild(layer, **changes):
     """A new layer of the same configuration but for `changes`; or the layer itself if it has no weights but code."""
-    if hasattr(layer, "get_vocabulary"):
-        return layer  # a lookup's table is not in its configuration
+    if hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda):
+        return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
     if _has_graph(layer):
         return keras.models.clone_model(layer, clone_function=_rebuild)
     try:
@@ -267,7 +274,7 @@ def _rebuild(layer, **changes):
     except Exception:
         if getattr(layer, "variables", []):
             raise
-        return layer  # a lambda, say
+        return layer
 
 
 # --------------------------------------------------------------------------------------------- training
@@ -1007,7 +1014,7 @@ def remove_dead_units(model):
         inputs = inputs if isinstance(layer, keras.Sequential) else keras.tree.pack_sequence_as(layer.input, inputs)
         return keras.models.clone_model(layer, input_tensors=inputs, clone_function=rebuild)
 
-    small, left = keras.models.clone_model(whole, clone_function=rebuild), {}
+    small, left = _clone(whole, clone_function=rebuild), {}
     for n, (_, _, weights) in enumerate(_walk(small)):
         new = [values[number] for number in [*graph.layers[n][2], *(biases[k] for k in (n,) if k in biases)]]
         left.update(zip(map(id, weights), new, strict=True))

@@ -137,6 +137,7 @@ def assert_same_outputs(one, two, x, tolerance=1e-4):
     for a, b in zip(predict(one, x), predict(two, x), strict=True):
         assert a.dtype == b.dtype
         assert np.isfinite(a.astype("float64")).all()
+        a, b = a.astype("float64"), b.astype("float64")
         np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * max(float(abs(a).max()), 1e-6))
 
 
