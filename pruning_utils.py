@@ -613,7 +613,7 @@ class _Graph:
             kind, units = "reads", self.units_of(layer, n, *reader[:2])
             if once and ins:
                 self.reads[n] = came[0], [(self.number[id(weight)], axis) for weight, axis in reader[2]]
-        elif ins and len(outs) == 1 and (once or not weights):
+        elif ins and (once or not weights):
             axes, (lined, others) = self.alone(layer, arguments, outs[0]), _lined_up(came, _size(outs[0]))
             if axes is not None and len(lined):
                 kind, free = "passes", (self.owner[lined] >= 0).all(axis=0)
