@@ -98,7 +98,7 @@ def start(book, folder, keras_home, core):
             **{"cwd": folder, "env": environment, "stdout": log, "stderr": log, "start_new_session": True},
             preexec_fn=confine,
         )
-    return SimpleNamespace(folder=folder, group=group, process=process, peak=0, seconds=0)
+    return SimpleNamespace(folder=folder, group=group, process=process, peak=0, seconds=0, dead=0)
 
 
 def watch(run):
@@ -108,10 +108,11 @@ def watch(run):
     try:
         family = psutil.Process(run.process.pid).children(recursive=True)
         run.peak = max(run.peak, sum(process.memory_info().rss for process in family))
-        killed = any(process.status() == psutil.STATUS_ZOMBIE for process in family)  # for which nbval would wait
+        zombie = any(process.status() == psutil.STATUS_ZOMBIE for process in family)
+        run.dead = run.dead + 1 if zombie else 0  # looks in a row: a kernel that was killed, for which nbval would wait
     except psutil.NoSuchProcess:
         return True  # one that ended meanwhile
-    if killed or (run.peak > LIMIT and not run.group):
+    if run.dead > 100 or (run.peak > LIMIT and not run.group):
         os.killpg(run.process.pid, signal.SIGTERM)
     return True
 
