@@ -13,7 +13,7 @@ import gzip
 import math
 import numbers
 import re
-import time
+import timeit
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -28,10 +28,10 @@ SPARSITIES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
 COLORS = {"weight": "#0072B2", "unit": "#D55E00"}  # Okabe and Ito's blue and vermilion: also apart in greyscale
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 CLASS_NAMES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(_CLOTHES.split(","))}
+_numpy = keras.ops.convert_to_numpy
+
 
 # ------------------------------------------------------------------------------------- data and network
-
-
 class Dataset(NamedTuple):
     """Images float32 (n, 784) in [0, 1], labels int32 (n,), and the ten names that the labels stand for."""
 
@@ -81,32 +81,29 @@ def build_model(
 
 
 # ------------------------------------------------------------------------------------------------ masks
-
-
 def weight_mask(kernel, sparsity: float) -> np.ndarray:
-    """Boolean mask of `kernel`'s shape that is False over the weights to prune.
+    """Boolean mask of `kernel`'s shape, False over the round(sparsity * kernel.size) weights of smallest |w|.
 
-    The round(sparsity * kernel.size) weights of smallest |w| are pruned; ties go by position (row-major).
-    Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel holds NaN.
+    Ties go by position (row-major). Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel
+    holds NaN.
     """
     kernel = _real(kernel)
     return _keep(np.abs(kernel), round(_check_sparsity(sparsity) * kernel.size))
 
 
 def unit_mask(kernel, sparsity: float) -> np.ndarray:
-    """Boolean mask of `kernel`'s shape that is False over the units to prune.
+    """Boolean mask of `kernel`'s shape, False over the round(sparsity * units) units of smallest L2 norm.
 
     A unit is one output of the layer: a column of a Dense kernel (inputs, units), a filter of a convolution kernel
-    (..., channels, filters). The round(sparsity * units) units of smallest L2 norm (in double precision) are pruned,
-    but one always stays unless sparsity is 1; ties go by position.
-    Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel holds NaN or has no axis.
+    (..., channels, filters). Norms are in double precision, ties go by position, and one unit stays unless sparsity
+    is 1. Raises as `weight_mask`, and ValueError for a kernel without an axis.
     """
     kernel = _real(kernel)
     if kernel.ndim == 0:
         raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
     pruned = round(_check_sparsity(sparsity) * kernel.shape[-1])
-    most = kernel.shape[-1] - (sparsity < 1 and kernel.shape[-1] > 0)
-    return np.broadcast_to(_keep(_norms(kernel), min(pruned, most)), kernel.shape).copy()
+    keep = _keep(np.sqrt(_per_unit(np.square(kernel, dtype=float))), min(pruned, kernel.shape[-1] - (sparsity < 1)))
+    return np.broadcast_to(keep, kernel.shape).copy()
 
 
 def _check_sparsity(sparsity):
@@ -120,7 +117,7 @@ def _check_sparsity(sparsity):
 
 def _real(array, name="the kernel"):
     """`array` (or list, tensor, variable) as floats of single precision or better, without NaN."""
-    array = _numpy(array) if isinstance(array, keras.Variable) or keras.ops.is_tensor(array) else np.asarray(array)
+    array = _numpy(array)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
     array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
@@ -129,21 +126,15 @@ def _real(array, name="the kernel"):
     return array
 
 
-def _numpy(variable):
-    return np.asarray(keras.ops.convert_to_numpy(variable))
-
-
-def _norms(kernel, axis=-1):
-    """The L2 norm of each unit along `axis`, in double precision, some units at a time to save memory."""
-    columns = np.moveaxis(kernel, axis, -1).reshape(kernel.size // max(kernel.shape[axis], 1), kernel.shape[axis])
-    parts = np.array_split(columns, 1 + kernel.size // 2**22, axis=1)
-    return np.concatenate([np.linalg.norm(part.astype(np.float64), axis=0) for part in parts])
+def _per_unit(values):
+    """The sums in double precision of an array (..., units) for each unit."""
+    return values.sum(axis=tuple(range(values.ndim - 1)), dtype=float)
 
 
 def _keep(scores, pruned):
     """Boolean array of scores' shape, False over the `pruned` smallest, ties by position."""
     flat = scores.ravel()
-    if pruned == 0:
+    if pruned <= 0:
         return np.ones(scores.shape, bool)
     threshold = np.partition(flat, pruned - 1)[pruned - 1]
     keep = flat >= threshold
@@ -152,8 +143,6 @@ def _keep(scores, pruned):
 
 
 # ---------------------------------------------------------------------------------------------- pruning
-
-
 def prune_weights(model, sparsity, *, scope="layer", ignored_layers=(), scores=None):
     """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626).
 
@@ -187,7 +176,7 @@ def prune_units(model, sparsity, *, scope="layer", ignored_layers=(), scores=Non
 
 def _prune(model, method, sparsity, scope, ignored_layers, scores):
     pruned = _copy(model)
-    graph = _Graph(pruned, model.weights)
+    graph = _Graph(model, pruned)
     fractions = graph.fractions(sparsity, scope, ignored_layers)
     _apply(pruned, graph.masks(method, fractions, scope, scores))
     if method == "unit":
@@ -215,52 +204,9 @@ def _check_model(model):
         raise TypeError(f"expected a keras.Model, not {type(model).__name__}")
     if not model.built:
         raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
-    for layer, _, weights in _walk(model):
+    for chain, weights in _walk(model):
         if any(re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name) for weight in weights):
-            raise ValueError(f"layer {layer.name!r} is quantized or has LoRA enabled: prune before that, or merge it")
-
-
-def _copy(model):
-    """A new model with the architecture, names and weights of `model`, and compiled as it was."""
-    _check_model(model)
-    try:
-        copy = _clone(model, **{"clone_function": _rebuild} if _has_graph(model) else {})
-        _assign(copy, model.weights)
-    except Exception as error:
-        raise ValueError(
-            f"Keras can't rebuild model {model.name!r} from its configuration ({type(error).__name__}: "
-            f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
-            "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
-        ) from error
-    return copy
-
-
-def _clone(model, **options):
-    copy = keras.models.clone_model(model, **options)
-    if model.compiled:  # which Keras 3.8 leaves out
-        copy.compile_from_config(model.get_compile_config())
-    return copy
-
-
-def _assign(model, values):
-    for weight, value in zip(model.weights, values, strict=True):
-        weight.assign(keras.ops.copy(value))  # JAX deletes the arrays that a compiled step has used
-    for layer, _, _ in _walk(model):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # what it computes with follows from its weights
-        if getattr(layer, "stateful", False):
-            layer.reset_state()  # of a recurrent layer, which is not among its weights
-
-
-def _has_graph(layer):
-    """Whether it is a Sequential or functional model, whose calls can be followed."""
-    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
-
-
-def _form(model):
-    """The functional form of a Sequential or functional model: the same layers, not compiled."""
-    ends = (model.inputs, model.outputs) if isinstance(model, keras.Sequential) else (model.input, model.output)
-    return keras.Model(*ends, name=model.name)
+            raise ValueError(f"layer {chain[0].name!r} is quantized or has LoRA enabled: prune before that, or merge")
 
 
 def _rebuild(layer, **changes):
@@ -277,9 +223,40 @@ def _rebuild(layer, **changes):
         return layer
 
 
+def _copy(model, rebuild=_rebuild, values=None):
+    """A new model with the architecture, names and weights of `model` (or what `rebuild` makes of its layers, and
+    `values`), compiled as it was."""
+    _check_model(model)
+    try:
+        copy = keras.models.clone_model(model, **{"clone_function": rebuild} if _has_graph(model) else {})
+        if model.compiled:  # which Keras 3.8 leaves out
+            copy.compile_from_config(model.get_compile_config())
+        _assign(copy, model.weights if values is None else values)
+    except Exception as error:
+        raise ValueError(
+            f"Keras can't rebuild model {model.name!r} from its configuration ({type(error).__name__}: "
+            f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
+            "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
+        ) from error
+    return copy
+
+
+def _assign(model, values):
+    for weight, value in zip(model.weights, values, strict=True):
+        weight.assign(keras.ops.copy(value))  # JAX deletes the arrays that a compiled step has used
+    for (layer, *_), _ in _walk(model):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # what it computes with follows from its weights
+        if getattr(layer, "stateful", False):
+            layer.reset_state()  # of a recurrent layer, which is not among its weights
+
+
+def _has_graph(layer):
+    """Whether it is a Sequential or functional model, whose calls can be followed."""
+    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
+
+
 # --------------------------------------------------------------------------------------------- training
-
-
 class _HoldZeros(keras.constraints.Constraint):
     """A variable's constraint: after every optimizer step, zero wherever `mask` is False."""
 
@@ -302,7 +279,7 @@ def hold_sparsity(model, *, ignored_layers=()):
     Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
     applies constraints, so the average would not be sparse.
     """
-    graph, values = _graph_of(model), [_numpy(weight) for weight in model.weights]
+    graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
     alive = np.ones(len(graph.owner), bool)
     for n, units in graph.units.items():
         alive[units] = graph.alive(values, n)
@@ -352,7 +329,7 @@ class GradualPruning(keras.callbacks.Callback):
         if not 0 <= begin_step < end_step or not frequency >= 1:
             steps = f"begin_step={begin_step!r}, end_step={end_step!r}, frequency={frequency!r}"
             raise ValueError(f"expected 0 <= begin_step < end_step and 1 <= frequency, not {steps}")
-        if method not in ("weight", "unit"):
+        if method not in COLORS:
             raise ValueError(f"method must be 'weight' or 'unit', not {method!r}")
         self.initial_sparsity, self.final_sparsity = initial_sparsity, final_sparsity
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
@@ -360,16 +337,14 @@ class GradualPruning(keras.callbacks.Callback):
 
     def sparsity_at(self, step: int) -> float:
         """The sparsity that the schedule asks for after `step` steps, 0 before `begin_step`."""
-        left = 1 - (self._last_due(step) - self.begin_step) / (self.end_step - self.begin_step)
-        return 0.0 if left > 1 else self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**3
-
-    def _last_due(self, step):
-        """The last step up to `step` at which it prunes, -1 if there is none yet."""
+        if step < self.begin_step:
+            return 0.0
         due = step - (step - self.begin_step) % self.frequency if step < self.end_step else self.end_step
-        return due if step >= self.begin_step else -1
+        left = 1 - (due - self.begin_step) / (self.end_step - self.begin_step)
+        return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**3
 
     def on_train_begin(self, logs=None):
-        self._graph, self._pruned_at = _graph_of(self.model), -1
+        self._graph, self._asked = _Graph(self.model), 0.0
         self._fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
         self._masks = self._graph.masks(self.method, self._fractions, self.scope)  # which prune nothing yet
         _hold(self.model, self._masks)
@@ -378,11 +353,10 @@ class GradualPruning(keras.callbacks.Callback):
         self.on_train_batch_end(None)
 
     def on_train_batch_end(self, batch, logs=None):
-        due = self._last_due(self._step())
-        if due <= self._pruned_at:
+        asked = self.sparsity_at(self._step())
+        if asked == self._asked:
             return
-        self._pruned_at = due
-        fractions = [None if fraction is None else self.sparsity_at(due) for fraction in self._fractions]
+        self._asked, fractions = asked, [None if fraction is None else asked for fraction in self._fractions]
         self._masks = self._graph.masks(self.method, fractions, self.scope, self.scores)
         _apply(self.model, self._masks)
         for number, mask in self._masks.items():
@@ -406,22 +380,20 @@ class GradualPruning(keras.callbacks.Callback):
 
 
 # -------------------------------------------------------------------------------------------- measuring
-
-
 def sparsity_report(model) -> pd.DataFrame:
     """One row per layer that has weights, and a last row "total": what is zero where.
 
     `parameters` counts the weights of every kind, `zeros` those equal to zero, `sparsity` is their fraction; `units`
     are those that `prune_units` knows, `dead_units` those with no incoming weight; <NA> for layers without.
     """
-    graph, values = _graph_of(model), [_numpy(weight) for weight in model.weights]
+    graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
     rows, seen = [], set()
-    for n, (layer, _, own) in enumerate(graph.layers):
+    for n, (chain, own) in enumerate(graph.layers):
         new = [values[number] for number in own if number not in seen]
-        row = {"layer": layer.name, "parameters": sum(v.size for v in new), "zeros": sum(np.sum(v == 0) for v in new)}
+        row = {"layer": chain[0].name, "parameters": sum(value.size for value in new)}
+        row["zeros"] = sum(np.sum(value == 0) for value in new)
         if n in graph.units:
-            alive = graph.alive(values, n)
-            row |= {"units": alive.size, "dead_units": np.sum(~alive)}
+            row |= {"units": graph.units[n].size, "dead_units": np.sum(~graph.alive(values, n))}
         rows += [row] if new else []
         seen.update(own)
     report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
@@ -442,7 +414,7 @@ def sparsity_sweep(
     Raises as `prune_weights` does, and what Keras says of a model that is not compiled.
     """
     pruned, rows = _copy(model), []
-    graph = _Graph(pruned, model.weights)
+    graph = _Graph(model, pruned)
     points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how in COLORS for s in sparsities]
     graph.warn_of_unknown(points[0][-1])
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
@@ -460,17 +432,17 @@ def score(model, x, y=None, *, dense=None, batch_size=2_500) -> dict:
     once dead units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size
     counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model.
     """
-    graph = _graph_of(model)
-    return _measure(model, graph, graph if dense is None else _graph_of(dense), x, y, batch_size)
+    graph = _Graph(model)
+    return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, batch_size)
 
 
 def _measure(model, graph, dense, x, y, batch_size):
     logs = model.evaluate(x, y, batch_size=None if y is None else batch_size, verbose=0, return_dict=True)
-    values, _, _ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
+    values, *_ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
     whole = dense.size([math.prod(weight.shape) for weight in dense.weights])
     left = graph.size([int(np.count_nonzero(value)) for value in values])
-    ratios = [size / part if part else math.inf for size, part in zip(whole, left, strict=True)]
-    return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios, strict=True))
+    ratios = [size / part if part else math.inf for size, part in zip(whole, left)]
+    return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios))
 
 
 def measure_latency(model, x, batch_sizes=(1, 100, 10_000), *, seconds=1.0) -> pd.DataFrame:
@@ -485,13 +457,10 @@ def measure_latency(model, x, batch_sizes=(1, 100, 10_000), *, seconds=1.0) -> p
         if not 1 <= size <= available:
             raise ValueError(f"batch size {size!r} is not between 1 and the {available} examples of x")
         batch = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:size]), x)  # noqa: B023
-        times = []
-        while len(times) < 7 or sum(times[2:]) < seconds:
-            start = time.perf_counter()
-            model.predict_on_batch(batch)
-            times.append(time.perf_counter() - start)
-        median = float(np.median(times[2:]))
-        rows.append((size, median * 1e3, size / median, len(times) - 2))
+        timer = timeit.Timer(lambda: model.predict_on_batch(batch))  # noqa: B023
+        once = timer.repeat(3, 1)[-1]  # the first calls compile
+        times = timer.repeat(max(5, int(seconds / once)), 1)
+        rows.append((size, np.median(times) * 1e3, size / np.median(times), len(times)))
     return pd.DataFrame(rows, columns=["batch_size", "milliseconds", "images_per_second", "calls"])
 
 
@@ -521,15 +490,13 @@ def plot_sweep(results, *, style=None, title=None):
     data = results.assign(kept=1 - results["sparsity"], error=1 - results["accuracy"])
     kept = sorted(set(data["kept"]) - {0})
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    for axis, y in zip(axes, ("accuracy", "error", "loss"), strict=True):
-        sns.lineplot(data, x="kept", y=y, ax=axis, legend="auto" if y == "accuracy" else False, **look)
+    for axis, y in zip(axes, ("accuracy", "error", "loss")):
+        sns.lineplot(data, x="kept", y=y, ax=axis, legend=y == "accuracy" and "auto", **look)
         axis.set(xscale="log", xlabel="sparsity: % pruned in each hidden layer", ylabel=f"test {y}")
         if y != "accuracy":
             axis.set(yscale="log", ylabel=f"test {y} (log scale)")
             axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(
-            ticker.StrMethodFormatter("{x:g}") if y == "loss" else ticker.PercentFormatter(1)
-        )
+        axis.yaxis.set_major_formatter("{x:g}" if y == "loss" else ticker.PercentFormatter(1))
         axis.minorticks_off()
         axis.set_xticks(kept, [f"{100 * (1 - fraction):g}" for fraction in kept])
         axis.invert_xaxis()
@@ -541,28 +508,91 @@ def plot_sweep(results, *, style=None, title=None):
 
 
 # ---------------------------------------------------------------------------------- the graph of a model
+class _Call(NamedTuple):
+    """A call of a layer in a model's graph, with symbolic tensors; without arguments it links a nested model's tensors
+    with those around it."""
 
+    layer: keras.layers.Layer
+    arguments: tuple
+    ins: list
+    outs: list
 
-def _graph_of(model):
-    """The graph of `model`, found by calling the layers of a copy."""
-    _check_model(model)
-    return _Graph(_copy(_form(model)) if _has_graph(model) else model, model.weights)
+    def on(self, arrays, layer=None):
+        """What the layer (or `layer`) says if arrays[id(tensor)] stands for each tensor that goes in."""
+
+        def concrete(item):
+            return keras.ops.convert_to_tensor(arrays[id(item)], item.dtype) if id(item) in arrays else item
+
+        args, kwargs = keras.tree.map_structure(concrete, self.arguments)
+        return _numpy((layer or self.layer)(*args, **kwargs)).astype(float)
+
+    def opened(self):
+        """What to change in the layer's configuration so that it takes other numbers of channels."""
+        reshape = isinstance(self.layer, keras.layers.Reshape)
+        return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
+
+    def alone(self):
+        """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
+
+        It is tried out: a copy for four channels and one for two of them, with those two's weights, must say the same.
+        """
+        result, sizes, rng, two = self.outs[0], [_size(tensor) for tensor in self.ins], np.random.default_rng(0), [1, 3]
+        wide = sizes if len(sizes) == 1 or sum(sizes) == _size(result) else [_size(result)]
+        whole, part = _rebuild(self.layer, **self.opened()), _rebuild(self.layer, **self.opened())
+        four, only, axes = {}, {}, []
+        for tensor, size in zip(self.ins, sizes):
+            shape = (2, *_sides(tensor), 4 if size in wide else tensor.shape[-1])
+            four[id(tensor)] = rng.normal(size=shape)
+            only[id(tensor)] = four[id(tensor)][..., two if size in wide else slice(None)]
+        self.on(four, whole)  # which makes its weights
+        self.on(only, part)
+        for large, small in zip(getattr(whole, "weights", []), getattr(part, "weights", [])):
+            values = rng.uniform(0.5, 1.5, large.shape)
+            axes.append(next((axis for axis, size in enumerate(large.shape) if size != small.shape[axis]), None))
+            large.assign(values)
+            small.assign(values if axes[-1] is None else np.take(values, two, axes[-1]))
+        said, expected = self.on(only, part), self.on(four, whole)
+        expected = expected[..., np.isin(np.arange(expected.shape[-1]) % 4, two)]
+        close = 1e-5 if result.dtype == "float32" else 1e-2
+        return axes if said.shape == expected.shape and np.allclose(said, expected, rtol=close, atol=close) else None
+
+    def constants(self, constants):
+        """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
+        came, everywhere = [constants[id(tensor)] for tensor in self.ins], {}
+        for tensor, constant in zip(self.ins, came):
+            everywhere[id(tensor)] = np.broadcast_to(np.nan_to_num(constant), (1, *_sides(tensor), constant.size))
+        size = _size(self.outs[0])
+        found, (lined, others) = self.on(everywhere).reshape(-1, size), _lined_up(came, size)
+        varies = (found != found[:1]).any(axis=0) | np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
+        return np.where(varies | (found.size == 0), np.nan, found[:1].sum(axis=0))
+
+    def places(self):
+        """How often each matrix of the layer is applied to one example: at how many places of its input or output."""
+        between = slice(2, None) if getattr(self.layer, "data_format", "") == "channels_first" else slice(1, -1)
+        shapes = [t.shape for t in (self.ins[0], self.outs[0]) if len(t.shape) == len(self.ins[0].shape)]
+        places = [math.prod(side or 1 for side in shape[between]) for shape in shapes]
+        strided = hasattr(self.layer, "strides")  # a convolution, transposed or not, is applied at the fewer places
+        return 0 if isinstance(self.layer, keras.layers.Embedding) else min(places) if strided else places[0]
 
 
 class _Graph:
     """Where the units of a model begin, pass and end. Layers, weights and units go by numbers.
 
-    To find out, each layer is called once more: give it a copy of the model, and the weights of the model itself.
+    To find out, each layer of a copy of the model is called once more. The weights are those of the model itself.
     """
 
-    def __init__(self, model, weights):
-        walked = list(_walk(model))
-        self.weights, self.number = weights, {id(weight): n for n, weight in enumerate(model.weights)}
-        self.layers = [(layer, names, [self.number[id(v)] for v in own]) for layer, names, own in walked]
-        self.matrices = [[self.number[id(v)] for v in _matrices(layer, own)] for layer, _, own in walked]
-        self.position = {id(layer): n for n, (layer, _, _) in reversed(list(enumerate(walked)))}
-        self.calls = []  # (kind, layer, arguments, tensors in, tensors out), where `follow` says the kind
+    def __init__(self, model, copy=None):
+        _check_model(model)
+        if copy is None:
+            copy = _copy(keras.Model(model.inputs, model.outputs)) if _has_graph(model) else model
+        walked = list(_walk(copy))
+        self.weights, self.number = model.weights, {id(weight): n for n, weight in enumerate(copy.weights)}
+        self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
+        self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
+        self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
+        self.calls = []  # (kind, call), where `follow` says the kind
         self.channels = {}  # id(tensor): for each of its channels the unit that it comes from
+        self.heads = {}  # id(tensor): the layers with matrices that one meets first on the way back from it
         self.owner = np.zeros(0, int)  # for each unit its layer, -1 if it is none that can be pruned
         self.kernels = {}  # layer: (kernel, axis of its units, bias or None, units)
         self.units = {}  # layer: its units, if they can be pruned
@@ -571,13 +601,15 @@ class _Graph:
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `alone` has found out
         self.ties, self.pins = [], []  # units that meet on channels; units that can't be removed
-        calls, inputs, outputs = [(layer, None, [], []) for layer, _, _ in walked], [], []  # each by itself
-        if _has_graph(model):
-            calls, inputs, outputs = _calls(model)
-        self.channels.update({id(tensor): self.begin(_size(tensor)) for tensor in inputs})
+        calls, inputs, outputs = [_Call(chain[0], (), [], []) for chain, _ in walked], [], []  # each by itself
+        if _has_graph(copy):
+            calls, inputs, outputs = _calls(copy)
+        for tensor in inputs:
+            self.channels[id(tensor)], self.heads[id(tensor)] = self.begin(_size(tensor)), set()
         for call in calls:
-            self.follow(*call, sum(call[0] is other[0] for other in calls) == 1)
-        self.outputs = self.output_layers(calls, outputs)
+            self.follow(call, sum(call.layer is other.layer for other in calls) == 1)
+        last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
+        self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) if outputs else set(last)
         self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
         self.arrives = self.tied(self.marked([self.channels[id(tensor)] for tensor in outputs]))  # at an output
         self.pinned = self.tied(self.marked(self.pins) | (self.owner < 0)) | self.arrives
@@ -594,73 +626,67 @@ class _Graph:
         """True for every unit that is tied to one of those for which `units` is True."""
         return np.isin(self.root, self.root[units])
 
-    def output_layers(self, calls, outputs):
-        """The layers with matrices that one meets first on the way back from the outputs, or the last one."""
-        wanted, found = {id(tensor) for tensor in outputs}, set()
-        for layer, _, ins, outs in reversed(calls):
-            if wanted & {id(tensor) for tensor in outs} or not (outputs or found):
-                inside = [item for item, _, _ in _walk(layer)] if isinstance(layer, keras.Model) else [layer]
-                inside = [self.position[id(item)] for item in inside if id(item) in self.position]
-                found.update([n for n in inside if self.matrices[n]][-1:])
-                wanted |= {id(tensor) for tensor in ins if not any(self.matrices[n] for n in inside)}
-        return found
-
-    def follow(self, layer, arguments, ins, outs, once):
+    def follow(self, call, once):
         """Notes what a call does with the channels that come in: it reads them, passes them on, or mixes them."""
-        came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
+        layer, _, ins, outs = call
         n, reader, kind, units = self.position.get(id(layer)), _reader(layer), "mixes", None
+        came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
+        if not call.arguments and ins:
+            self.calls.append(("links", call))
+            for tensor, result in zip(ins, outs):
+                self.channels[id(result)], self.heads[id(result)] = self.channels[id(tensor)], self.heads[id(tensor)]
+            return
         if reader:
             kind, units = "reads", self.units_of(layer, n, *reader[:2])
             if once and ins:
                 self.reads[n] = came[0], [(self.number[id(weight)], axis) for weight, axis in reader[2]]
         elif ins and (once or not weights):
-            axes, (lined, others) = self.alone(layer, arguments, outs[0]), _lined_up(came, _size(outs[0]))
+            axes, (lined, others) = self.alone(call), _lined_up(came, _size(outs[0]))
             if axes is not None and len(lined):
                 kind, free = "passes", (self.owner[lined] >= 0).all(axis=0)
                 units = np.where(free, lined[0], self.begin(free.size))
                 self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
                 self.pins.extend([lined[:, ~free].ravel(), *others])
-                rows = [(self.number[id(v)], axis, units) for v, axis in zip(weights, axes, strict=True)]
+                rows = [(self.number[id(weight)], axis, units) for weight, axis in zip(weights, axes)]
                 self.rows.extend(row for row in rows if row[1] is not None)
         self.pins.extend(came if kind == "mixes" or (kind == "reads" and n not in self.reads) else [])
+        inside = [chain[0] for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and layer in chain]
+        heads = {self.position[id(item)] for item in inside[-1:]}
+        heads = heads or heads.union(*(self.heads[id(tensor)] for tensor in ins))
         for tensor in outs:
             self.channels[id(tensor)] = self.begin(_size(tensor)) if units is None else units
-        self.calls.append((kind, layer, arguments, ins, outs))
+            self.heads[id(tensor)] = heads
+        self.calls.append((kind, call))
         for matrix in self.matrices[n] if ins and n is not None else ():
-            self.places[matrix] += _places(layer, ins[0], outs[0])
+            self.places[matrix] += call.places()
 
     def units_of(self, layer, n, kernel, axis):
         """The units of a layer, which begin when it is called first; they can be pruned unless its activation mixes."""
         if n not in self.kernels:
             symbol = keras.KerasTensor((None, kernel.shape[axis]))
-            known = self.alone(keras.layers.Activation(layer.activation), ((symbol,), {}), symbol) is not None
-            units = self.begin(kernel.shape[axis], n if known else -1)
-            self.units.update({n: units} if known else {})
+            known = self.alone(_Call(keras.layers.Activation(layer.activation), ((symbol,), {}), [symbol], [symbol]))
+            units = self.begin(kernel.shape[axis], -1 if known is None else n)
+            self.units.update({} if known is None else {n: units})
             self.kernels[n] = self.number[id(kernel)], axis, self.number.get(id(layer.bias)), units
             self.rows.append((self.kernels[n][0], axis, units))
             self.rows.extend([(self.kernels[n][2], 0, units)] if layer.use_bias else [])
         return self.kernels[n][-1]
 
-    def alone(self, layer, arguments, result):
-        """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
+    def alone(self, call):
+        """What `call.alone` finds, or None if it fails, since then it can't be made for other numbers of channels."""
 
-        It is tried out: a copy for four channels and one for two of them, with those two's weights, must say the same.
-        """
-        if layer is None:
-            return []
+        def look(item):
+            symbolic = isinstance(item, keras.KerasTensor)
+            return (len(item.shape), _size(item) == _size(call.outs[0])) if symbolic else getattr(item, "shape", item)
+
         try:
-            wide = [_size(tensor) for tensor in _tensors(arguments)]
-            wide = wide if len(wide) == 1 or sum(wide) == _size(result) else [_size(result)]
-            key = [type(layer), layer.get_config() | {"name": None}]
-            for item in keras.tree.flatten(arguments):
-                symbolic = isinstance(item, keras.KerasTensor)
-                key.append((len(item.shape), _size(item) in wide) if symbolic else getattr(item, "shape", item))
-            key = repr(key)
+            shapes = keras.tree.map_structure(look, call.arguments)
+            key = repr((type(call.layer), call.layer.get_config() | {"name": None}, shapes))
             if key not in self.tried:
                 self.tried[key] = None
-                self.tried[key] = _try_alone(layer, arguments, wide, result)
+                self.tried[key] = call.alone()
             return self.tried[key]
-        except Exception:  # which tells as much: it can't be made for other numbers of channels
+        except Exception:
             return None
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
@@ -668,18 +694,16 @@ class _Graph:
         by_name = sparsity if isinstance(sparsity, dict) else {}
         default = 0.0 if isinstance(sparsity, dict) else _check_sparsity(sparsity)
         ignored = {ignored_layers} if isinstance(ignored_layers, str) else set(ignored_layers)
-        known = {name for _, names, _ in self.layers for name in names}
+        names = [[layer.name for layer in chain] for chain, _ in self.layers]
         if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
             raise ValueError(f"scope must be 'layer', or 'global' with one fraction for all layers, not {scope!r}")
-        if not ignored.union(by_name) <= known:
-            raise ValueError(f"no layer is named {sorted(ignored.union(by_name) - known)}: there are {sorted(known)}")
+        if unknown := ignored.union(by_name).difference(*names):
+            raise ValueError(f"no layer is named {sorted(unknown)}: there are {sorted(set().union(*names))}")
         if ignored & set(by_name):
             raise ValueError(f"layers with a fraction and in ignored_layers as well: {sorted(ignored & set(by_name))}")
-        by_name, fractions = {name: _check_sparsity(fraction) for name, fraction in by_name.items()}, []
-        for n, (_, names, _) in enumerate(self.layers):
-            spared = n in self.outputs or ignored & set(names)
-            fractions.append(None if spared else next((by_name[name] for name in names if name in by_name), default))
-        return fractions
+        by_name = {name: _check_sparsity(fraction) for name, fraction in by_name.items()}
+        fractions = [next((by_name[name] for name in own if name in by_name), default) for own in names]
+        return [None if n in self.outputs or ignored & set(names[n]) else s for n, s in enumerate(fractions)]
 
     def masks(self, method, fractions, scope, scores=None):
         """{number of a weight: mask, False where it is to be pruned}."""
@@ -690,27 +714,26 @@ class _Graph:
 
     def weight_masks(self, fractions, scope, scores):
         wanted, masks = {}, {}
-        for fraction, matrices in zip(fractions, self.matrices, strict=True):
+        for fraction, matrices in zip(fractions, self.matrices):
             for number in matrices:
                 wanted.setdefault(number, set()).add(fraction)
         wanted = {number: found for number, found in wanted.items() if None not in found}
-        shared = [self.weights[number].path for number, found in wanted.items() if len(found) > 1]
-        if shared:
-            raise ValueError(f"layers share {shared}: give them one fraction")
         for group in [list(wanted)] if scope == "global" and wanted else [[number] for number in wanted]:
+            fraction, *others = wanted[group[0]]
+            if others:
+                raise ValueError(f"layers share {self.weights[group[0]].path}: give them one fraction")
             values = [_scores(self.weights[number], scores) for number in group]
             keep = np.concatenate([value.ravel() for value in values])
-            keep = _keep(keep, round(min(wanted[group[0]]) * keep.size))
-            for number, value in zip(group, values, strict=True):
+            keep = _keep(keep, round(fraction * keep.size))
+            for number, value in zip(group, values):
                 masks[number], keep = keep[: value.size].reshape(value.shape), keep[value.size :]
         return masks
 
     def unit_masks(self, fractions, scope, scores):
         score, dead = np.zeros(len(self.owner)), np.zeros(len(self.owner), bool)
         for n, units in self.units.items():
-            number, axis, *_ = self.kernels[n]
-            value = np.moveaxis(_scores(self.weights[number], scores), axis, -1)
-            score[units] = _norms(value) ** 2 if scores is None else value.sum(tuple(range(value.ndim - 1)), float)
+            values = np.moveaxis(_scores(self.weights[self.kernels[n][0]], scores), self.kernels[n][1], -1)
+            score[units] = _per_unit(np.square(values, dtype=float) if scores is None else values)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
         free = (self.owner >= 0) & ~self.tied(self.arrives | spared)
@@ -722,7 +745,7 @@ class _Graph:
             best = {self.owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
             fraction, *others = {fractions[n] for n in best}
             if others:
-                names = [self.layers[n][0].name for n in best]
+                names = [self.layers[n][0][0].name for n in best]
                 raise ValueError(f"the units of {names} are tied: give these layers one fraction")
             ranked, stay = list(dict.fromkeys(self.root[members])), set(best.values()) if fraction < 1 else set()
             go = [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
@@ -734,16 +757,17 @@ class _Graph:
         masks = {}
         for number, axis, units in self.rows:
             if "variance" not in self.weights[number].name:
-                shape = np.moveaxis(np.empty(self.weights[number].shape, bool), axis, -1).shape
-                masks[number] = np.moveaxis(np.broadcast_to(~dead[units], shape), -1, axis)
+                masks[number] = np.ones(self.weights[number].shape, bool)
+                np.moveaxis(masks[number], axis, -1)[..., dead[units]] = False
         return masks
 
     def warn_of_unknown(self, fractions):
         known = {number for number, _, _ in self.rows}
-        lost = [
-            n for n, matrices in enumerate(self.matrices) if fractions[n] is not None and not known.issuperset(matrices)
+        names = [
+            chain[0].name
+            for n, (chain, _) in enumerate(self.layers)
+            if fractions[n] is not None and n not in self.units and not known.issuperset(self.matrices[n])
         ]
-        names = [self.layers[n][0].name for n in lost if n not in self.units]
         if names:
             warnings.warn(f"no units of these layers are known, so none are pruned there: {names}", stacklevel=4)
 
@@ -754,8 +778,8 @@ class _Graph:
 
     def alive(self, values, n):
         """For each unit of layer n whether any weight leads to it."""
-        number, axis, _, units = self.kernels[n]
-        return np.moveaxis(values[number], axis, 0).reshape(units.size, -1).any(axis=1)
+        number, axis, *_ = self.kernels[n]
+        return _per_unit(np.moveaxis(values[number], axis, -1) != 0) > 0
 
     def kernel(self, values, n):
         """The kernel of layer n as (..., channels, units)."""
@@ -763,8 +787,8 @@ class _Graph:
         return np.moveaxis(values[number], (self.reads[n][1][-1][1], axis), (-2, -1))
 
     def without_dead_units(self, values):
-        """(values, biases, needed): the weights without dead units, the numbers in them of biases that layers need but
-        had not, and the units left."""
+        """(values, biases, needed): the weights without dead units, {kernel: bias} of layers that now need one, which
+        stand behind the others, and for each unit whether it stays."""
         values = [np.array(value) for value in values]
         biases, pinned = self.fold(values)
         needed = self.needed(values, pinned)
@@ -772,30 +796,31 @@ class _Graph:
         added = [(number, 0, self.kernels[n][-1]) for n, number in biases.items()]
         for number, axis, units in self.rows + reads + added:
             values[number] = np.compress(needed[units], values[number], axis)
-        return values, {n: number for n, number in biases.items() if values[number].any()}, needed
+        return values, {self.kernels[n][0]: number for n, number in biases.items() if values[number].any()}, needed
 
     def fold(self, values):
         """(biases, pinned): moves what units without weights put out into the biases behind them, appended to `values`
         where there are none; units whose constant can't be moved are pinned."""
         biases, pinned = {}, self.pinned.copy()
         constants = {tensor: np.full(channels.size, np.nan) for tensor, channels in self.channels.items()}
-        for kind, layer, arguments, ins, outs in self.calls:
-            came = [constants[id(tensor)] for tensor in ins]
-            if kind == "passes" and np.isfinite(np.concatenate(came)).any():
-                size = constants[id(outs[0])].size
-                constants[id(outs[0])] = came[0] if layer is None else _on_constants(layer, arguments, constants, size)
+        for kind, call in self.calls:
+            came = [constants[id(tensor)] for tensor in call.ins]
+            if kind == "links":
+                constants.update((id(tensor), constant) for tensor, constant in zip(call.outs, came))
+            elif kind == "passes" and np.isfinite(np.concatenate(came)).any():
+                constants[id(call.outs[0])] = call.constants(constants)
             elif kind == "reads":
-                n = self.position[id(layer)]
+                n, layer = self.position[id(call.layer)], call.layer
                 _, _, bias, units = self.kernels[n]
                 offset = np.zeros(units.size) if bias is None else values[bias].astype(float)
                 if n in self.reads:
                     (channels, readers), constant = self.reads[n], came[0]
                     known = np.isfinite(constant)
-                    if not _is(layer, "Dense|Conv.D") or getattr(layer, "padding", "valid") != "valid":
-                        pinned[channels[known & (constant != 0)]] = True  # it meets the padding, or overlaps unevenly
+                    even = re.fullmatch("Dense|Conv.D", type(layer).__name__) and getattr(layer, "padding", "valid") == "valid"
+                    if not even:  # the constant meets the padding, or overlaps itself
+                        pinned[channels[known & (constant != 0)]] = True
                         known &= constant == 0
-                    products = self.kernel(values, n)[..., known, :] * constant[known, None]
-                    offset += products.reshape(-1, units.size).sum(axis=0)
+                    offset += _per_unit(self.kernel(values, n)[..., known, :] * constant[known, None])
                     for weight, side in readers:
                         np.moveaxis(values[weight], side, 0)[known] = 0
                     if bias is None:
@@ -805,12 +830,12 @@ class _Graph:
                 if n in self.units:
                     said = _numpy(layer.activation(keras.ops.convert_to_tensor(offset, layer.compute_dtype)))
                     said = np.where(self.alive(values, n), np.nan, said.astype(float))
-                    constants.update({id(tensor): said for tensor in outs})
+                    constants.update({id(tensor): said for tensor in call.outs})
         return biases, self.tied(pinned)
 
     def needed(self, values, pinned):
         """For each unit whether it has to stay: it is pinned, or a needed unit hears it or one tied to it."""
-        kernels = {n: self.kernel(values, n) != 0 for n in self.reads}
+        kernels = {n: self.kernel(values, n) for n in self.reads}
         hears = {n: kernel.any(axis=tuple(range(kernel.ndim - 2))) for n, kernel in kernels.items()}
         needed, before = pinned, None
         while before is None or (needed != before).any():
@@ -823,17 +848,17 @@ class _Graph:
         return needed
 
 
-def _walk(model, above=()):
-    """(layer, names, weights) of each layer, nested models opened; the names are its own and those of models around."""
+def _walk(model, around=()):
+    """(chain, weights) of each layer, nested models opened; the chain is the layer and the models around it."""
     inside = {id(variable) for layer in model.layers for variable in layer.weights}
     own = [variable for variable in model.weights if id(variable) not in inside]
     if own:
-        yield model, (model.name, *above), own
+        yield (model, *around), own
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _walk(layer, (layer.name, *above))
+            yield from _walk(layer, (layer, *around))
         else:
-            yield layer, (layer.name, *above), layer.weights
+            yield (layer, *around), layer.weights
 
 
 def _matrices(layer, weights):
@@ -859,10 +884,7 @@ def _connected(n, pairs):
 
 
 def _calls(model):
-    """(calls, inputs, outputs): (layer, arguments, tensors in, tensors out) of each call in `model`, in order.
-
-    Nested models are opened: between their calls and those around them stand calls without a layer, one per tensor.
-    """
+    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with links at their borders."""
     calls = []
 
     def record(layer, *args, **kwargs):
@@ -870,14 +892,13 @@ def _calls(model):
         ins, outs = _tensors((args, kwargs)), _tensors(results)
         if _has_graph(layer):
             inner, entries, exits = _calls(layer)
-            calls.extend((None, layer, [a], [b]) for a, b in zip(ins, entries, strict=True))
-            calls.extend(inner)
-            calls.extend((None, None, [a], [b]) for a, b in zip(exits, outs, strict=True))
+            calls.extend([_Call(layer, (), ins, entries), *inner, _Call(None, (), exits, outs)])
         else:
-            calls.append((layer, (args, kwargs), ins, outs))
+            calls.append(_Call(layer, (args, kwargs), ins, outs))
         return results
 
-    traced = keras.models.clone_model(_form(model), clone_function=lambda layer: layer, call_function=record)
+    functional = keras.Model(model.inputs, model.outputs)
+    traced = keras.models.clone_model(functional, clone_function=lambda layer: layer, call_function=record)
     return calls, traced.inputs, traced.outputs
 
 
@@ -890,21 +911,20 @@ def _size(tensor):
     return (tensor.shape[-1] or 1) if len(tensor.shape) > 1 else 1
 
 
-def _is(layer, names):
-    """Whether it is one of these layers of Keras, and no class derived from one."""
-    name = type(layer).__name__
-    return bool(re.fullmatch(names, name)) and type(layer) is getattr(keras.layers, name, None)
+def _sides(tensor):
+    """The axes between the first and the last, 16 for those of unknown size."""
+    return [side or 16 for side in tensor.shape[1:-1]]
 
 
 def _reader(layer):
     """(kernel, axis of its units, [(weight, axis of the channels it reads), ...]), or None for another layer."""
+    name, axis = type(layer).__name__, -2 if type(layer).__name__.endswith("Transpose") else -1
+    known = re.fullmatch("Dense|(Separable)?Conv.D(Transpose)?", name) and type(layer) is getattr(keras.layers, name)
     plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
-    last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    if not (plain and last and _is(layer, "Dense|(Separable)?Conv.D(Transpose)?")):
+    if not (known and plain and getattr(layer, "data_format", "channels_last") == "channels_last"):
         return None
     if hasattr(layer, "pointwise_kernel"):
-        return layer.pointwise_kernel, -1, [(layer.depthwise_kernel, -2), (layer.pointwise_kernel, -2)]
-    axis = -2 if _is(layer, ".*Transpose") else -1
+        return layer.pointwise_kernel, axis, [(layer.depthwise_kernel, -2), (layer.pointwise_kernel, -2)]
     return layer.kernel, axis, [(layer.kernel, -3 - axis)]
 
 
@@ -912,75 +932,11 @@ def _lined_up(parts, size):
     """(lined, others): those of `parts` that stand behind `size` channels, joined or repeated, as rows; the others."""
     parts = [np.concatenate(parts)] if sum(part.size for part in parts) == size else parts
     fit = [part.size == size or (len(parts) == 1 and size % part.size == 0) for part in parts]
-    lined = [np.resize(part, size) for part, fits in zip(parts, fit, strict=True) if fits]
-    return np.array(lined), [part for part, fits in zip(parts, fit, strict=True) if not fits]
-
-
-def _open(layer, result):
-    """What to change in a layer's configuration so that it takes other numbers of channels."""
-    return {"target_shape": (*result.shape[1:-1], -1)} if isinstance(layer, keras.layers.Reshape) else {}
-
-
-def _try_alone(layer, arguments, wide, result):
-    rng, two, axes = np.random.default_rng(0), [1, 3], []
-    whole, part = _rebuild(layer, **_open(layer, result)), _rebuild(layer, **_open(layer, result))
-    four, only = {}, {}
-    for tensor in _tensors(arguments):
-        size = 4 if _size(tensor) in wide else tensor.shape[-1]
-        four[id(tensor)] = rng.normal(size=(2, *_sides(tensor), size))
-        only[id(tensor)] = four[id(tensor)][..., two if _size(tensor) in wide else slice(None)]
-    _call(whole, arguments, four)  # which makes its weights
-    _call(part, arguments, only)
-    for large, small in zip(getattr(whole, "weights", []), getattr(part, "weights", []), strict=True):
-        values = rng.uniform(0.5, 1.5, large.shape)
-        axes.append(next((axis for axis, size in enumerate(large.shape) if size != small.shape[axis]), None))
-        large.assign(values)
-        small.assign(values if axes[-1] is None else np.take(values, two, axes[-1]))
-    said, expected = _call(part, arguments, only), _call(whole, arguments, four)
-    expected = expected[..., np.isin(np.arange(expected.shape[-1]) % 4, two)]
-    close = 1e-5 if result.dtype == "float32" else 1e-2
-    return axes if said.shape == expected.shape and np.allclose(said, expected, rtol=close, atol=close) else None
-
-
-def _on_constants(layer, arguments, constants, size):
-    """The constant of each of `size` channels that come out if `constants` come in, NaN where it varies."""
-    everywhere, tensors = {}, _tensors(arguments)
-    for tensor in tensors:
-        constant = np.nan_to_num(constants[id(tensor)])
-        everywhere[id(tensor)] = np.broadcast_to(constant, (1, *_sides(tensor), constant.size))
-    found = _call(layer, arguments, everywhere).reshape(-1, size)
-    lined, others = _lined_up([constants[id(tensor)] for tensor in tensors], size)
-    varies = (found != found[:1]).any(axis=0) | np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
-    return np.where(varies | (found.size == 0), np.nan, found[:1].sum(axis=0))
-
-
-def _call(layer, arguments, arrays):
-    """What the layer says if arrays[id(tensor)] stands for each symbolic tensor in `arguments`."""
-
-    def concrete(item):
-        symbolic = isinstance(item, keras.KerasTensor)
-        return keras.ops.convert_to_tensor(arrays[id(item)], item.dtype) if symbolic else item
-
-    args, kwargs = keras.tree.map_structure(concrete, arguments)
-    return _numpy(layer(*args, **kwargs)).astype(float)
-
-
-def _sides(tensor):
-    """The axes between the first and the last, 16 for those of unknown size."""
-    return [side or 16 for side in tensor.shape[1:-1]]
-
-
-def _places(layer, tensor, result):
-    """How often each matrix of `layer` is applied to one example: at how many places of its input, or of its output."""
-    strided = hasattr(layer, "strides") and not type(layer).__name__.endswith("Transpose")
-    shape = result.shape if strided and len(result.shape) == len(tensor.shape) else tensor.shape
-    sides = shape[2:] if getattr(layer, "data_format", "") == "channels_first" else shape[1:-1]
-    return 0 if isinstance(layer, keras.layers.Embedding) else math.prod(side or 1 for side in sides)
+    lined = [np.resize(part, size) for part, fits in zip(parts, fit) if fits]
+    return np.array(lined), [part for part, fits in zip(parts, fit) if not fits]
 
 
 # ---------------------------------------------------------------------------------------------- removal
-
-
 def remove_dead_units(model):
     """A smaller model with the same outputs, to rounding: `model` without the units that no longer matter.
 
@@ -995,28 +951,25 @@ def remove_dead_units(model):
     if not _has_graph(model):
         raise ValueError(f"model {model.name!r} is subclassed: units are removed from Sequential and functional models")
     whole = _copy(model)
-    graph = _Graph(whole, whole.weights)
+    graph = _Graph(model, whole)
     values, biases, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    changes = {id(layer): _open(layer, outs[0]) for kind, layer, _, _, outs in graph.calls if kind == "passes"}
-    for n, (_, _, bias, units) in graph.kernels.items():
-        size = "units" if _is(graph.layers[n][0], "Dense") else "filters"
-        use_bias = bias is not None or n in biases
-        changes[id(graph.layers[n][0])] = {size: int(needed[units].sum()), "use_bias": use_bias}
+    changes = {id(call.layer): call.opened() for kind, call in graph.calls if kind == "passes"}
+    for n, (kernel, _, bias, units) in graph.kernels.items():
+        layer = graph.layers[n][0][0]
+        size = "units" if hasattr(layer, "units") else "filters"
+        changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias is not None or kernel in biases}
 
     def rebuild(layer):
         if not _has_graph(layer):
             return _rebuild(layer, **changes.get(id(layer), {}))
-        inputs, entrances = [], [outs[0] for _, _, nested, _, outs in graph.calls if nested is layer]
-        for tensor, entrance in zip(layer.inputs, entrances, strict=False):
+        inputs, entrances = [], [tensor for _, call in graph.calls if call.layer is layer for tensor in call.outs]
+        for tensor, entrance in zip(layer.inputs, entrances):
             left = needed[graph.channels[id(entrance)]]
             shape = entrance.shape if left.all() else (*entrance.shape[:-1], int(left.sum()))
             inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name))
         inputs = inputs if isinstance(layer, keras.Sequential) else keras.tree.pack_sequence_as(layer.input, inputs)
         return keras.models.clone_model(layer, input_tensors=inputs, clone_function=rebuild)
 
-    small, left = _clone(whole, clone_function=rebuild), {}
-    for n, (_, _, weights) in enumerate(_walk(small)):
-        new = [values[number] for number in [*graph.layers[n][2], *(biases[k] for k in (n,) if k in biases)]]
-        left.update(zip(map(id, weights), new, strict=True))
-    _assign(small, [left[id(weight)] for weight in small.weights])
-    return small
+    added = {kernel: [values[bias]] for kernel, bias in biases.items()}  # which stand behind the kernels
+    left = [value for n, value in enumerate(values[: len(whole.weights)]) for value in (value, *added.get(n, ()))]
+    return _copy(whole, rebuild, left)
