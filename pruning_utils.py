@@ -120,7 +120,7 @@ def _real(array, name="the kernel"):
     array = _numpy(array)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
-    array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+    array = np.asarray(array, np.promote_types(array.dtype, np.float32))
     if np.isnan(array).any():
         raise ValueError(f"{name} holds NaN, which has no rank among magnitudes")
     return array
@@ -261,7 +261,7 @@ class _HoldZeros(keras.constraints.Constraint):
     """A variable's constraint: after every optimizer step, zero wherever `mask` is False."""
 
     def __init__(self, mask, previous):
-        self.mask, self.previous = keras.Variable(mask, dtype="bool", trainable=False), previous
+        self.mask, self.previous = keras.Variable(mask, trainable=False), previous
 
     def __call__(self, value):
         value = keras.ops.convert_to_tensor(value if self.previous is None else self.previous(value))
@@ -281,7 +281,7 @@ def hold_sparsity(model, *, ignored_layers=()):
     """
     graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
     alive = np.ones(len(graph.owner), bool)
-    for n, units in graph.units.items():
+    for n, (*_, units) in graph.kernels.items():
         alive[units] = graph.alive(values, n)
     masks = {number: mask | (values[number] != 0) for number, mask in graph.silence(~graph.tied(alive)).items()}
     matrices = graph.masks("weight", graph.fractions(0.0, ignored_layers=ignored_layers), "layer")
@@ -392,8 +392,8 @@ def sparsity_report(model) -> pd.DataFrame:
         new = [values[number] for number in own if number not in seen]
         row = {"layer": chain[0].name, "parameters": sum(value.size for value in new)}
         row["zeros"] = sum(np.sum(value == 0) for value in new)
-        if n in graph.units:
-            row |= {"units": graph.units[n].size, "dead_units": np.sum(~graph.alive(values, n))}
+        if n in graph.kernels:
+            row |= {"units": graph.alive(values, n).size, "dead_units": np.sum(~graph.alive(values, n))}
         rows += [row] if new else []
         seen.update(own)
     report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
@@ -563,8 +563,9 @@ class _Call(NamedTuple):
             everywhere[id(tensor)] = np.broadcast_to(np.nan_to_num(constant), (1, *_sides(tensor), constant.size))
         size = _size(self.outs[0])
         found, (lined, others) = self.on(everywhere).reshape(-1, size), _lined_up(came, size)
-        varies = (found != found[:1]).any(axis=0) | np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
-        return np.where(varies | (found.size == 0), np.nan, found[:1].sum(axis=0))
+        same = np.isclose(found, found[:1], rtol=1e-6, atol=0).all(axis=0) & (len(found) > 0)
+        varies = np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
+        return np.where(same & ~varies, found[:1].sum(axis=0), np.nan)
 
     def places(self):
         """How often each matrix of the layer is applied to one example: at how many places of its input or output."""
@@ -595,7 +596,6 @@ class _Graph:
         self.heads = {}  # id(tensor): the layers with matrices that one meets first on the way back from it
         self.owner = np.zeros(0, int)  # for each unit its layer, -1 if it is none that can be pruned
         self.kernels = {}  # layer: (kernel, axis of its units, bias or None, units)
-        self.units = {}  # layer: its units, if they can be pruned
         self.reads = {}  # layer: (channels, [(weight, axis), ...]) that it reads, unless called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
@@ -637,9 +637,14 @@ class _Graph:
                 self.channels[id(result)], self.heads[id(result)] = self.channels[id(tensor)], self.heads[id(tensor)]
             return
         if reader:
-            kind, units = "reads", self.units_of(layer, n, *reader[:2])
+            kernel, axis, readers = reader
+            if n not in self.kernels:
+                bias, units = self.number.get(id(layer.bias)), self.begin(kernel.shape[axis], n)
+                self.kernels[n] = self.number[id(kernel)], axis, bias, units
+                self.rows.extend([(self.kernels[n][0], axis, units)] + ([] if bias is None else [(bias, 0, units)]))
+            kind, units = "reads", self.kernels[n][-1]
             if once and ins:
-                self.reads[n] = came[0], [(self.number[id(weight)], axis) for weight, axis in reader[2]]
+                self.reads[n] = came[0], [(self.number[id(weight)], side) for weight, side in readers]
         elif ins and (once or not weights):
             axes, (lined, others) = self.alone(call), _lined_up(came, _size(outs[0]))
             if axes is not None and len(lined):
@@ -659,18 +664,6 @@ class _Graph:
         self.calls.append((kind, call))
         for matrix in self.matrices[n] if ins and n is not None else ():
             self.places[matrix] += call.places()
-
-    def units_of(self, layer, n, kernel, axis):
-        """The units of a layer, which begin when it is called first; they can be pruned unless its activation mixes."""
-        if n not in self.kernels:
-            symbol = keras.KerasTensor((None, kernel.shape[axis]))
-            known = self.alone(_Call(keras.layers.Activation(layer.activation), ((symbol,), {}), [symbol], [symbol]))
-            units = self.begin(kernel.shape[axis], -1 if known is None else n)
-            self.units.update({} if known is None else {n: units})
-            self.kernels[n] = self.number[id(kernel)], axis, self.number.get(id(layer.bias)), units
-            self.rows.append((self.kernels[n][0], axis, units))
-            self.rows.extend([(self.kernels[n][2], 0, units)] if layer.use_bias else [])
-        return self.kernels[n][-1]
 
     def alone(self, call):
         """What `call.alone` finds, or None if it fails, since then it can't be made for other numbers of channels."""
@@ -731,8 +724,8 @@ class _Graph:
 
     def unit_masks(self, fractions, scope, scores):
         score, dead = np.zeros(len(self.owner)), np.zeros(len(self.owner), bool)
-        for n, units in self.units.items():
-            values = np.moveaxis(_scores(self.weights[self.kernels[n][0]], scores), self.kernels[n][1], -1)
+        for number, axis, _, units in self.kernels.values():
+            values = np.moveaxis(_scores(self.weights[number], scores), axis, -1)
             score[units] = _per_unit(np.square(values, dtype=float) if scores is None else values)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
@@ -766,7 +759,7 @@ class _Graph:
         names = [
             chain[0].name
             for n, (chain, _) in enumerate(self.layers)
-            if fractions[n] is not None and n not in self.units and not known.issuperset(self.matrices[n])
+            if fractions[n] is not None and n not in self.kernels and not known.issuperset(self.matrices[n])
         ]
         if names:
             warnings.warn(f"no units of these layers are known, so none are pruned there: {names}", stacklevel=4)
@@ -816,8 +809,8 @@ class _Graph:
                 if n in self.reads:
                     (channels, readers), constant = self.reads[n], came[0]
                     known = np.isfinite(constant)
-                    even = re.fullmatch("Dense|Conv.D", type(layer).__name__) and getattr(layer, "padding", "valid") == "valid"
-                    if not even:  # the constant meets the padding, or overlaps itself
+                    plain = re.fullmatch("Dense|Conv.D", type(layer).__name__)
+                    if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
                         pinned[channels[known & (constant != 0)]] = True
                         known &= constant == 0
                     offset += _per_unit(self.kernel(values, n)[..., known, :] * constant[known, None])
@@ -827,10 +820,7 @@ class _Graph:
                         bias = biases[n] = len(values)
                         values.append(offset)
                     values[bias] = offset.astype(values[bias].dtype)
-                if n in self.units:
-                    said = _numpy(layer.activation(keras.ops.convert_to_tensor(offset, layer.compute_dtype)))
-                    said = np.where(self.alive(values, n), np.nan, said.astype(float))
-                    constants.update({id(tensor): said for tensor in call.outs})
+                constants.update({id(tensor): np.where(self.alive(values, n), np.nan, offset) for tensor in call.outs})
         return biases, self.tied(pinned)
 
     def needed(self, values, pinned):
@@ -894,7 +884,10 @@ def _calls(model):
             inner, entries, exits = _calls(layer)
             calls.extend([_Call(layer, (), ins, entries), *inner, _Call(None, (), exits, outs)])
         else:
-            calls.append(_Call(layer, (args, kwargs), ins, outs))
+            between = [keras.KerasTensor(results.shape, results.dtype)] if _reader(layer) else outs
+            calls.append(_Call(layer, (args, kwargs), ins, between))
+            if _reader(layer):  # whose activation is a layer of its own here
+                calls.append(_Call(keras.layers.Activation(layer.activation), (between, {}), between, outs))
         return results
 
     functional = keras.Model(model.inputs, model.outputs)
