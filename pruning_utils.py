@@ -180,7 +180,7 @@ def _prune(model, method, sparsity, scope, ignored_layers, scores):
     fractions = graph.fractions(sparsity, scope, ignored_layers)
     _apply(pruned, graph.masks(method, fractions, scope, scores))
     if method == "unit":
-        graph.warn_of_unknown(fractions)
+        graph.warn_of_unknown(fractions, stacklevel=4)
     return pruned
 
 
@@ -416,7 +416,7 @@ def sparsity_sweep(
     pruned, rows = _copy(model), []
     graph = _Graph(model, pruned)
     points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how in COLORS for s in sparsities]
-    graph.warn_of_unknown(points[0][-1])
+    graph.warn_of_unknown(graph.fractions(0.0, scope, ignored_layers))
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
         masks = graph.masks(method, fractions, scope, scores)
         _assign(pruned, model.weights)
@@ -754,7 +754,7 @@ class _Graph:
                 np.moveaxis(masks[number], axis, -1)[..., dead[units]] = False
         return masks
 
-    def warn_of_unknown(self, fractions):
+    def warn_of_unknown(self, fractions, stacklevel=3):
         known = {number for number, _, _ in self.rows}
         names = [
             chain[0].name
@@ -762,7 +762,7 @@ class _Graph:
             if fractions[n] is not None and n not in self.kernels and not known.issuperset(self.matrices[n])
         ]
         if names:
-            warnings.warn(f"no units of these layers are known, so none are pruned there: {names}", stacklevel=4)
+            warnings.warn(f"units of these layers are not known, so none are pruned: {names}", stacklevel=stacklevel)
 
     def size(self, counts):
         """(parameters, multiply-adds) of so many of each weight; NaN if it is not known where a matrix is applied."""

@@ -129,6 +129,15 @@ def test_sweep_equals_evaluate_on_pruned_models():
     assert pu.score(model, X, Y)["theoretical_speedup"] == 1
 
 
+def test_a_sweep_names_the_layers_without_units_once():
+    model = stack((6,), s.Mixing(6, name="mine"), layers.Dense(5, name="hidden"), layers.Dense(4))
+    compile_(model)
+    with pytest.warns(UserWarning, match="'mine'") as caught:
+        pu.sparsity_sweep(model, X[:, :6], Y, (0.5, 0.9))
+    assert [one.filename for one in caught if one.category is UserWarning] == [__file__]
+    assert "hidden" not in str(caught[0].message)
+
+
 def test_sweep_takes_ignored_layers_scope_and_scores():
     model = mlp(units=(20, 10))
     noise = {v.path: np.random.default_rng(len(v.path)).random(tuple(v.shape)) for v in model.weights}
