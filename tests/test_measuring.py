@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import subprocess
 import sys
 import time
@@ -132,10 +133,12 @@ def test_sweep_equals_evaluate_on_pruned_models():
 def test_a_sweep_names_the_layers_without_units_once():
     model = stack((6,), s.Mixing(6, name="mine"), layers.Dense(5, name="hidden"), layers.Dense(4))
     compile_(model)
-    with pytest.warns(UserWarning, match="'mine'") as caught:
-        pu.sparsity_sweep(model, X[:, :6], Y, (0.5, 0.9))
-    assert [one.filename for one in caught if one.category is UserWarning] == [__file__]
-    assert "hidden" not in str(caught[0].message)
+    for call in (lambda: pu.sparsity_sweep(model, X[:, :6], Y, (0.5, 0.9)), lambda: pu.prune_units(model, 0.5)):
+        with pytest.warns(UserWarning, match="'mine'") as caught:
+            call()
+        (warning,) = [one for one in caught if one.category is UserWarning]
+        assert "hidden" not in str(warning.message)
+        assert warning.filename == __file__ or "MUTANT_UNDER_TEST" in os.environ  # whose calls go a longer way
 
 
 def test_sweep_takes_ignored_layers_scope_and_scores():
