@@ -290,7 +290,7 @@ def hold_sparsity(model, *, ignored_layers=()):
 
 def _hold(model, masks):
     optimizer = getattr(model, "optimizer", None)
-    if any(getattr(item, "use_ema", False) for item in (optimizer, getattr(optimizer, "inner_optimizer", None))):
+    if any(getattr(item, "use_ema", None) for item in (optimizer, getattr(optimizer, "inner_optimizer", None))):
         raise ValueError("the optimizer has use_ema=True: its average of the weights would not stay sparse")
     release_sparsity(model)
     for number, mask in masks.items():
@@ -302,7 +302,7 @@ def release_sparsity(model):
     for variable in model.weights:
         if isinstance(variable.constraint, _HoldZeros):
             variable.constraint = variable.constraint.previous
-    if getattr(model, "train_function", None) is not None:  # a compiled step keeps the constraints it was traced with
+    if model.train_function is not None:  # a compiled step keeps the constraints it was traced with
         model.make_train_function(force=True)
 
 
@@ -489,20 +489,20 @@ def plot_sweep(results, *, style=None, title=None):
     look["style"] = style or ("stage" if "stage" in results else None)
     data = results.assign(kept=1 - results["sparsity"], error=1 - results["accuracy"])
     kept = sorted(set(data["kept"]) - {0})
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(16, 4.5), layout="constrained")
     for axis, y in zip(axes, ("accuracy", "error", "loss")):
-        sns.lineplot(data, x="kept", y=y, ax=axis, legend=y == "accuracy" and "auto", **look)
+        sns.lineplot(data, x="kept", y=y, ax=axis, legend=y == "loss" and "auto", **look)
         axis.set(xscale="log", xlabel="sparsity: % pruned in each hidden layer", ylabel=f"test {y}")
         if y != "accuracy":
             axis.set(yscale="log", ylabel=f"test {y} (log scale)")
             axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}" if y == "loss" else ticker.PercentFormatter(1))
         axis.minorticks_off()
-        axis.set_xticks(kept, [f"{100 * (1 - fraction):g}" for fraction in kept])
+        axis.set_xticks(kept, [f"{100 * (1 - fraction):g}" for fraction in kept], fontsize="small")
         axis.invert_xaxis()
         axis.grid(alpha=0.3)
     axes[0].set_ylim(0, 1.02)
-    axes[0].legend(handlelength=4, fontsize="small")
+    axes[2].legend(handlelength=4, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(title or "Accuracy, error and loss over sparsity")
     return figure
 
@@ -513,7 +513,7 @@ class _Call(NamedTuple):
     with those around it."""
 
     layer: keras.layers.Layer
-    arguments: tuple
+    arguments: tuple | None
     ins: list
     outs: list
 
@@ -563,13 +563,13 @@ class _Call(NamedTuple):
             everywhere[id(tensor)] = np.broadcast_to(np.nan_to_num(constant), (1, *_sides(tensor), constant.size))
         size = _size(self.outs[0])
         found, (lined, others) = self.on(everywhere).reshape(-1, size), _lined_up(came, size)
-        same = np.isclose(found, found[:1], rtol=1e-6, atol=0).all(axis=0) & (len(found) > 0)
-        varies = np.isnan(lined).any(axis=0) | np.isnan([0, *map(sum, others)]).any()
+        same = np.isclose(found, found[:1]).all(axis=0) & (len(found) > 0)
+        varies = np.isnan(lined).any(axis=0) | np.isnan(np.concatenate([[0], *others])).any()
         return np.where(same & ~varies, found[:1].sum(axis=0), np.nan)
 
     def places(self):
         """How often each matrix of the layer is applied to one example: at how many places of its input or output."""
-        between = slice(2, None) if getattr(self.layer, "data_format", "") == "channels_first" else slice(1, -1)
+        between = slice(2, None) if getattr(self.layer, "data_format", None) == "channels_first" else slice(1, -1)
         shapes = [t.shape for t in (self.ins[0], self.outs[0]) if len(t.shape) == len(self.ins[0].shape)]
         places = [math.prod(side or 1 for side in shape[between]) for shape in shapes]
         strided = hasattr(self.layer, "strides")  # a convolution, transposed or not, is applied at the fewer places
@@ -601,7 +601,7 @@ class _Graph:
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `alone` has found out
         self.ties, self.pins = [], []  # units that meet on channels; units that can't be removed
-        calls, inputs, outputs = [_Call(chain[0], (), [], []) for chain, _ in walked], [], []  # each by itself
+        calls, inputs, outputs = [_Call(chain[0], None, [], []) for chain, _ in walked], [], []  # each by itself
         if _has_graph(copy):
             calls, inputs, outputs = _calls(copy)
         for tensor in inputs:
@@ -631,7 +631,7 @@ class _Graph:
         layer, _, ins, outs = call
         n, reader, kind, units = self.position.get(id(layer)), _reader(layer), "mixes", None
         came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
-        if not call.arguments and ins:
+        if call.arguments is None and ins:
             self.calls.append(("links", call))
             for tensor, result in zip(ins, outs):
                 self.channels[id(result)], self.heads[id(result)] = self.channels[id(tensor)], self.heads[id(tensor)]
@@ -662,8 +662,8 @@ class _Graph:
             self.channels[id(tensor)] = self.begin(_size(tensor)) if units is None else units
             self.heads[id(tensor)] = heads
         self.calls.append((kind, call))
-        for matrix in self.matrices[n] if ins and n is not None else ():
-            self.places[matrix] += call.places()
+        if ins and n is not None:
+            self.places.update(dict.fromkeys(self.matrices[n], call.places()))
 
     def alone(self, call):
         """What `call.alone` finds, or None if it fails, since then it can't be made for other numbers of channels."""
@@ -743,7 +743,8 @@ class _Graph:
             ranked, stay = list(dict.fromkeys(self.root[members])), set(best.values()) if fraction < 1 else set()
             go = [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
             dead |= np.isin(self.root, go)
-        return self.silence(dead) if free.any() else {}
+        concerned = {number for number, _, units in self.rows if free[units].any()}
+        return {number: mask for number, mask in self.silence(dead).items() if number in concerned}
 
     def silence(self, dead):
         """The masks that delete the units in `dead`, with their biases and what a normalization puts in their place."""
@@ -882,7 +883,7 @@ def _calls(model):
         ins, outs = _tensors((args, kwargs)), _tensors(results)
         if _has_graph(layer):
             inner, entries, exits = _calls(layer)
-            calls.extend([_Call(layer, (), ins, entries), *inner, _Call(None, (), exits, outs)])
+            calls.extend([_Call(layer, None, ins, entries), *inner, _Call(None, None, exits, outs)])
         else:
             between = [keras.KerasTensor(results.shape, results.dtype)] if _reader(layer) else outs
             calls.append(_Call(layer, (args, kwargs), ins, between))

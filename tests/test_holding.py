@@ -216,7 +216,7 @@ def averaged_inside():
 def test_hold_misuse():
     for make in (averaged, averaged_inside):
         model = make()
-        with pytest.raises(ValueError, match="use_ema"):
+        with pytest.raises(ValueError, match=r"^the optimizer has use_ema"):
             pu.hold_sparsity(model)
         assert not any(constraints(model))
     with pytest.raises(TypeError, match=r"keras.Model.*str"):
@@ -321,7 +321,10 @@ def test_what_jax_needs_is_asked_for(monkeypatch):
         model, calls = mlp(units=(20,)), []
         for name in ("jax_state_sync", "make_train_function"):
             before = getattr(model, name, lambda **options: None)
-            note = lambda name=name, before=before, calls=calls, **options: (calls.append(name), before(**options))[1]  # noqa: E731
+            note = lambda name=name, before=before, calls=calls, **options: (  # noqa: E731
+                calls.append(name if options in ({}, {"force": True}) else options),
+                before(**options),
+            )[1]
             setattr(model, name, note)
         with monkeypatch.context() as patch:
             patch.setattr(keras.backend, "backend", lambda backend=backend: backend)
@@ -394,6 +397,14 @@ def test_an_interrupted_training_can_be_taken_up_by_the_same_callback():
     with pytest.warns(UserWarning, match=r"0\.8"):
         fit(other, 1, callbacks=[gradual])
     assert count(other) == s.half_even(formula(3, 0.2, 0.8, 0, 9, 3), 120)
+
+
+def test_what_was_reached_is_said_of_the_matrices():
+    model = stack((6,), layers.Dense(10), layers.BatchNormalization(), layers.Dense(3))
+    s.compile_(model, optimizers.SGD(0.0))
+    model.layers[0].bias.assign(np.ones(10))
+    with pytest.warns(UserWarning, match=r"0\.500 at step 3"):
+        fit(model, 1, callbacks=[pu.GradualPruning(0.5, 0.9, 0, 100, method="unit")])
 
 
 def test_a_schedule_that_was_not_finished_or_is_over_says_so():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -139,6 +140,9 @@ def test_a_sweep_names_the_layers_without_units_once():
         (warning,) = [one for one in caught if one.category is UserWarning]
         assert "hidden" not in str(warning.message)
         assert warning.filename == __file__ or "MUTANT_UNDER_TEST" in os.environ  # whose calls go a longer way
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pu.sparsity_sweep(model, X[:, :6], Y, (0.5,), ignored_layers="mine")
 
 
 def test_sweep_takes_ignored_layers_scope_and_scores():
@@ -376,9 +380,11 @@ def test_plot_of_a_sweep():
         assert [tick.get_text() for tick in axis.get_xticklabels()] in (["0", "50", "90"], ["90", "50", "0"])
     assert figure.axes[0].get_ylim() == (0, 1.02)
     assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log", "log"]
+    assert {0.02, 0.05, 0.1} <= {round(tick, 6) for tick in figure.axes[1].get_yticks()}
+    assert figure.get_figwidth() > 3 * figure.get_figheight()
     numbers = [axis.yaxis.get_major_formatter()(0.5, 0).replace(".0", "") for axis in figure.axes]
     assert numbers == ["50%", "50%", "0.5"]
-    assert [axis.get_legend() is None for axis in figure.axes] == [False, True, True]
+    assert [axis.get_legend() is None for axis in figure.axes] == [True, True, False]
     assert pu.plot_sweep(table()).get_suptitle() == "Accuracy, error and loss over sparsity"
     texts = [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
     assert {"weight", "unit"} <= set(texts)

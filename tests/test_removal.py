@@ -428,6 +428,47 @@ def test_what_gives_two_outputs_stays_whole():
     assert widths(check(prune_units(model, 0.5), again=False)) == {"a": 4, "b": 3, "c": 3, "out": 2}
 
 
+def test_what_fails_for_other_numbers_of_channels_fails_each_time():
+    inputs = values = keras.Input((4,))
+    for name in "abc":
+        values = ops.relu(layers.Dense(6, name=name)(values) * np.arange(1, 7, dtype="float32"))
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(values)))
+    assert widths(check(prune_units(model, 0.5), again=False)) == {"a": 6, "b": 6, "c": 6, "out": 2}
+
+
+def test_units_that_nobody_hears_behind_a_gate_of_one_channel_go():
+    image = keras.Input((6, 6, 2))
+    values = layers.Conv2D(8, 3, name="a")(image)
+    values = values * layers.Conv2D(1, 1, activation="sigmoid", name="gate")(values)
+    values = layers.Flatten()(layers.Conv2D(3, 1, name="b")(values))
+    model = shake(keras.Model(image, layers.Dense(2, name="out")(values)))
+    for name in ("gate", "b"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(array(kernel) * np.array([0, 1] * 4)[:, None])
+    assert widths(check(prune_weights(model, 0), again=False)) == {"a": 4, "gate": 1, "b": 3, "out": 2}
+
+
+class Once(keras.Operation):
+    """An operation that Keras cannot rebuild."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+
+def test_an_operation_that_keras_cannot_rebuild_is_shared():
+    inputs = keras.Input((4,))
+    values = Once(ops.relu)(layers.Dense(6, name="a")(inputs))
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(values)))
+    assert widths(check(prune_units(model, 0.5), again=False)) == {"a": 6, "out": 2}
+
+
 def test_what_is_not_understood_stays_whole_and_is_never_refused():
     for between in (
         [Doubled(3, name="mine")],
