@@ -137,8 +137,8 @@ def _keep(scores, pruned):
     if pruned <= 0:
         return np.ones(scores.shape, bool)
     threshold = np.partition(flat, pruned - 1)[pruned - 1]
-    keep = flat >= threshold
-    keep[np.flatnonzero(flat == threshold)[: pruned - np.count_nonzero(~keep)]] = False
+    keep = flat > threshold
+    keep[np.flatnonzero(flat == threshold)[pruned - np.count_nonzero(flat < threshold) :]] = True
     return keep.reshape(scores.shape)
 
 
@@ -553,8 +553,7 @@ class _Call(NamedTuple):
             small.assign(values if axes[-1] is None else np.take(values, two, axes[-1]))
         said, expected = self.on(only, part), self.on(four, whole)
         expected = expected[..., np.isin(np.arange(expected.shape[-1]) % 4, two)]
-        close = 1e-5 if result.dtype == "float32" else 1e-2
-        return axes if said.shape == expected.shape and np.allclose(said, expected, rtol=close, atol=close) else None
+        return axes if said.shape == expected.shape and np.allclose(said, expected, 1e-5, 1e-5) else None
 
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
@@ -751,8 +750,8 @@ class _Graph:
         masks = {}
         for number, axis, units in self.rows:
             if "variance" not in self.weights[number].name:
-                masks[number] = np.ones(self.weights[number].shape, bool)
-                np.moveaxis(masks[number], axis, -1)[..., dead[units]] = False
+                masks[number] = np.empty(self.weights[number].shape, bool)
+                np.moveaxis(masks[number], axis, -1)[...] = ~dead[units]
         return masks
 
     def warn_of_unknown(self, fractions, stacklevel=3):

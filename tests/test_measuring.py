@@ -34,7 +34,7 @@ def test_the_network_of_the_walkthrough():
     assert [layer.name for layer in model.layers] == ["hidden_1", "hidden_2", "hidden_3", "hidden_4", "logits"]
     assert [layer.units for layer in model.layers] == [1000, 1000, 500, 200, 10]
     assert [layer.activation.__name__ for layer in model.layers] == ["relu"] * 4 + ["linear"]
-    assert not any(layer.use_bias for layer in model.layers)
+    assert [layer.use_bias for layer in model.layers] == [False] * 5
     assert model.loss.get_config()["from_logits"]
     assert isinstance(model.optimizer, keras.optimizers.Adam)
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
@@ -129,6 +129,26 @@ def test_sweep_equals_evaluate_on_pruned_models():
     assert pu.score(pruned, X, Y, dense=model, batch_size=7) == pytest.approx(row, abs=1e-6)
     assert row["theoretical_speedup"] >= (6 * 20 + 20 * 10 + 10 * 3) / (6 * 5 + 5 * 2 + 2 * 3)
     assert pu.score(model, X, Y)["theoretical_speedup"] == 1
+
+
+def test_no_call_is_left_on_the_layers_of_the_model():
+    model = mlp()
+    for use in (pu.sparsity_report, pu.hold_sparsity, pu.remove_dead_units, lambda model: pu.score(model, X, Y)):
+        use(model)
+        assert model.layers[0].output is not None  # Keras refuses this to a layer that was called twice
+    for use in (*METHODS.values(), lambda model, sparsity: pu.sparsity_sweep(model, X, Y, (sparsity,))):
+        use(model, 0.5)
+        assert model.layers[0].output is not None
+
+
+def test_the_ratios_of_a_sweep_are_those_of_its_points():
+    convolutions = [layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU()]
+    model = stack((6, 6, 1), *convolutions, layers.Conv2D(6, 3), layers.Flatten(), layers.Dense(4))
+    compile_(model)
+    x = np.random.default_rng(0).random((20, 6, 6, 1))
+    for row in pu.sparsity_sweep(model, x, Y[:20], (0.5,)).itertuples():
+        measured = pu.score(METHODS[row.method](model, 0.5), x, Y[:20], dense=model)
+        assert (row.compression_ratio, row.theoretical_speedup) == tuple(measured.values())[-2:]
 
 
 def test_a_sweep_names_the_layers_without_units_once():
@@ -330,6 +350,12 @@ def test_latency_table():
     assert pu.measure_latency(mlp(), X, [1], seconds=1)["calls"][0] > 5
     model, x, _ = several_inputs_and_outputs_by_name()
     assert len(pu.measure_latency(model, x, [2], seconds=0.01)) == 1
+    model, sizes = mlp(), []
+    model.predict_on_batch = lambda batch: (sizes.append(len(batch)), time.sleep(0.01 if len(sizes) > 2 else 0.2))
+    (row,) = pu.measure_latency(model, X, [7], seconds=0.1).itertuples()
+    assert sizes == [7] * (row.calls + 3)
+    assert 5 <= row.calls <= 10
+    assert 10 <= row.milliseconds < 50
     with pytest.raises(ValueError, match="50"):
         pu.measure_latency(mlp(), X, [51])
 
@@ -373,21 +399,34 @@ def test_plot_of_a_sweep():
         np.testing.assert_allclose(np.asarray(line.get_ydata())[order], rows.accuracy)
         assert all(len(curves(axis, color)) == 1 for axis in figure.axes)
     figure.canvas.draw()
+    assert len({axis.get_position().y0 for axis in figure.axes}) == 1  # side by side
+    assert figure.get_figwidth() > 3 * figure.get_figheight()
     for axis in figure.axes:
         assert axis.get_xscale() == "log"
-        assert axis.get_xlabel()
-        assert axis.get_ylabel()
-        assert [tick.get_text() for tick in axis.get_xticklabels()] in (["0", "50", "90"], ["90", "50", "0"])
+        assert axis.get_xlabel() == "sparsity: % pruned in each hidden layer"
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["90", "50", "0"]
+        assert axis.get_xlim()[0] > axis.get_xlim()[1]  # from dense to sparse
+        assert axis.get_xticklabels()[0].get_fontsize() < axis.get_yticklabels()[0].get_fontsize()
+        assert not [*axis.xaxis.get_minorticklocs(), *axis.yaxis.get_minorticklocs()]
+        assert axis.get_xgridlines()[0].get_alpha() == axis.get_ygridlines()[0].get_alpha() == 0.3
+        assert {(line.get_marker(), line.get_linewidth()) for line in curves(axis, pu.COLORS["unit"])} == {("o", 2)}
+    assert [axis.get_ylabel() for axis in figure.axes] == [
+        "test accuracy",
+        "test error (log scale)",
+        "test loss (log scale)",
+    ]
     assert figure.axes[0].get_ylim() == (0, 1.02)
     assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log", "log"]
     assert {0.02, 0.05, 0.1} <= {round(tick, 6) for tick in figure.axes[1].get_yticks()}
-    assert figure.get_figwidth() > 3 * figure.get_figheight()
     numbers = [axis.yaxis.get_major_formatter()(0.5, 0).replace(".0", "") for axis in figure.axes]
     assert numbers == ["50%", "50%", "0.5"]
     assert [axis.get_legend() is None for axis in figure.axes] == [True, True, False]
     assert pu.plot_sweep(table()).get_suptitle() == "Accuracy, error and loss over sparsity"
-    texts = [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
-    assert {"weight", "unit"} <= set(texts)
+    legend = figure.axes[2].get_legend()
+    assert {"weight", "unit"} <= {text.get_text() for text in legend.get_texts()}
+    assert legend.get_texts()[0].get_fontsize() < 10
+    assert legend.handlelength == 4
+    assert legend.get_window_extent().x0 > figure.axes[2].get_window_extent().x1  # it hides nothing
     plt.close("all")
     with pytest.raises(ValueError, match="loss"):
         pu.plot_sweep(table().drop(columns="loss"))

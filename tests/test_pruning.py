@@ -456,6 +456,19 @@ def test_custom_classes_and_functions():
     check(model, pruned, masks_of(prune_weights, model, ["wave"], 0.5) | mixing)
 
 
+class Shift(layers.Layer):
+    def build(self, shape):
+        self.shift = self.add_weight(shape=shape[-1:], name="shift")
+
+    def call(self, inputs):
+        return inputs + self.shift
+
+
+def test_vectors_are_no_matrices():
+    model = stack((6,), layers.Dense(5, name="a"), Shift(name="mine"), layers.Dense(2))
+    check(model, prune_weights(model, 0.5), masks_of(prune_weights, model, ["a"], 0.5))
+
+
 class Forgets(layers.Dense):
     def __init__(self, table, **options):
         super().__init__(6, **options)
