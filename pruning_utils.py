@@ -10,6 +10,7 @@ data, network, masks, pruning, training, measuring, plotting; then, for networks
 """
 
 import gzip
+import itertools
 import math
 import numbers
 import re
@@ -164,10 +165,11 @@ def prune_weights(model, sparsity, *, scope="layer", ignored_layers=(), scores=N
 def prune_units(model, sparsity, *, scope="layer", ignored_layers=(), scores=None):
     """A copy of `model` in which the units of smallest L2 norm are zero, as in Li et al. (1608.08710).
 
-    Units are the outputs of Dense, convolution, transposed and separable layers. Those that an Add or the like ties go
-    together, ranked by the norm of all their weights; a unit takes its bias and normalization along. Each layer keeps
-    one unit unless sparsity is 1. The arguments are those of `prune_weights`; `scores` are summed over each unit, None
-    stands for w squared. Warns of layers that have matrices but no units it knows: they stay as they are.
+    Units are the outputs of Dense, convolution, transposed and separable layers (without groups, channels last). Those
+    that an Add or the like ties go together, ranked by the norm of all their weights; a unit takes its bias and
+    normalization along. Each layer keeps one unit unless sparsity is 1. The arguments are those of `prune_weights`;
+    `scores` are summed over each unit, None stands for w squared. Warns of layers that have matrices but no units it
+    knows: they stay as they are.
 
     Raises as `prune_weights`, and ValueError for tied layers with different fractions.
     """
@@ -210,7 +212,7 @@ def _check_model(model):
 
 
 def _rebuild(layer, **changes):
-    """A new layer of the same configuration but for `changes`; or the layer itself if it has no weights but code."""
+    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code."""
     if hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda):
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
     if _has_graph(layer):
@@ -280,12 +282,12 @@ def hold_sparsity(model, *, ignored_layers=()):
     applies constraints, so the average would not be sparse.
     """
     graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
-    alive = np.ones(len(graph.owner), bool)
+    fractions, alive = graph.fractions(0.0, ignored_layers=ignored_layers), np.ones(len(graph.owner), bool)
     for n, (*_, units) in graph.kernels.items():
-        alive[units] = graph.alive(values, n)
-    masks = {number: mask | (values[number] != 0) for number, mask in graph.silence(~graph.tied(alive)).items()}
-    matrices = graph.masks("weight", graph.fractions(0.0, ignored_layers=ignored_layers), "layer")
-    _hold(model, masks | {number: values[number] != 0 for number in matrices})
+        alive[units] = fractions[n] is None or graph.alive(values, n)
+    silent = {number: mask for number, mask in graph.silence(~graph.tied(alive)).items() if not mask.all()}
+    silent |= dict.fromkeys(graph.masks("weight", fractions), False)
+    _hold(model, {number: mask | (values[number] != 0) for number, mask in silent.items()})
 
 
 def _hold(model, masks):
@@ -313,8 +315,8 @@ class GradualPruning(keras.callbacks.Callback):
     At step t (`optimizer.iterations`, which go on from one `fit` to the next) it prunes to
     final + (initial - final) * (1 - (t - begin) / (end - begin))**3 by `method` "weight" or "unit", by the weights as
     they are then; `scope`, `ignored_layers` and `scores` are those of `prune_weights`. From one pruning to the next the
-    zeros are held; after training they are not: call `hold_sparsity` to go on. Warns if training starts behind
-    `end_step`, or ends without `final_sparsity`.
+    zeros are held, and nothing else; after training they are not: call `hold_sparsity` to go on. Warns if training
+    starts behind `end_step`, or ends without `final_sparsity`.
 
     Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
     """
@@ -346,7 +348,7 @@ class GradualPruning(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._graph, self._asked = _Graph(self.model), 0.0
         self._fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
-        self._masks = self._graph.masks(self.method, self._fractions, self.scope)  # which prune nothing yet
+        self._masks = self._graph.masks(self.method, self._fractions)  # which prune nothing yet
         _hold(self.model, self._masks)
         if self._step() > self.end_step:
             warnings.warn(f"training starts at step {self._step()}, behind end_step={self.end_step}", stacklevel=2)
@@ -393,7 +395,7 @@ def sparsity_report(model) -> pd.DataFrame:
         row = {"layer": chain[0].name, "parameters": sum(value.size for value in new)}
         row["zeros"] = sum(np.sum(value == 0) for value in new)
         if n in graph.kernels:
-            row |= {"units": graph.alive(values, n).size, "dead_units": np.sum(~graph.alive(values, n))}
+            row |= {"units": graph.kernels[n][-1].size, "dead_units": np.sum(~graph.alive(values, n))}
         rows += [row] if new else []
         seen.update(own)
     report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
@@ -415,7 +417,7 @@ def sparsity_sweep(
     """
     pruned, rows = _copy(model), []
     graph = _Graph(model, pruned)
-    points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how in COLORS for s in sparsities]
+    points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how, s in itertools.product(COLORS, sparsities)]
     graph.warn_of_unknown(graph.fractions(0.0, scope, ignored_layers))
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
         masks = graph.masks(method, fractions, scope, scores)
@@ -436,11 +438,11 @@ def score(model, x, y=None, *, dense=None, batch_size=2_500) -> dict:
     return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, batch_size)
 
 
-def _measure(model, graph, dense, x, y, batch_size):
-    logs = model.evaluate(x, y, batch_size=None if y is None else batch_size, verbose=0, return_dict=True)
+def _measure(model, graph, dense_graph, x, y, batch_size):
+    logs = model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
     values, *_ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
-    whole = dense.size([math.prod(weight.shape) for weight in dense.weights])
-    left = graph.size([int(np.count_nonzero(value)) for value in values])
+    whole = dense_graph.cost([math.prod(weight.shape) for weight in dense_graph.weights])
+    left = graph.cost([int(np.count_nonzero(value)) for value in values])
     ratios = [size / part if part else math.inf for size, part in zip(whole, left)]
     return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios))
 
@@ -517,7 +519,7 @@ class _Call(NamedTuple):
     ins: list
     outs: list
 
-    def on(self, arrays, layer=None):
+    def run(self, arrays, layer=None):
         """What the layer (or `layer`) says if arrays[id(tensor)] stands for each tensor that goes in."""
 
         def concrete(item):
@@ -526,32 +528,31 @@ class _Call(NamedTuple):
         args, kwargs = keras.tree.map_structure(concrete, self.arguments)
         return _numpy((layer or self.layer)(*args, **kwargs)).astype(float)
 
-    def opened(self):
+    def config_changes(self):
         """What to change in the layer's configuration so that it takes other numbers of channels."""
         reshape = isinstance(self.layer, keras.layers.Reshape)
         return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
 
-    def alone(self):
+    def channel_axes(self):
         """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
 
         It is tried out: a copy for four channels and one for two of them, with those two's weights, must say the same.
         """
         result, sizes, rng, two = self.outs[0], [_size(tensor) for tensor in self.ins], np.random.default_rng(0), [1, 3]
         wide = sizes if len(sizes) == 1 or sum(sizes) == _size(result) else [_size(result)]
-        whole, part = _rebuild(self.layer, **self.opened()), _rebuild(self.layer, **self.opened())
+        whole, part = _rebuild(self.layer, **self.config_changes()), _rebuild(self.layer, **self.config_changes())
         four, only, axes = {}, {}, []
         for tensor, size in zip(self.ins, sizes):
-            shape = (2, *_sides(tensor), 4 if size in wide else tensor.shape[-1])
-            four[id(tensor)] = rng.normal(size=shape)
+            four[id(tensor)] = rng.normal(size=(2, *_sides(tensor), 4 if size in wide else tensor.shape[-1]))
             only[id(tensor)] = four[id(tensor)][..., two if size in wide else slice(None)]
-        self.on(four, whole)  # which makes its weights
-        self.on(only, part)
+        self.run(four, whole)  # which makes its weights
+        self.run(only, part)
         for large, small in zip(getattr(whole, "weights", []), getattr(part, "weights", [])):
             values = rng.uniform(0.5, 1.5, large.shape)
             axes.append(next((axis for axis, size in enumerate(large.shape) if size != small.shape[axis]), None))
             large.assign(values)
             small.assign(values if axes[-1] is None else np.take(values, two, axes[-1]))
-        said, expected = self.on(only, part), self.on(four, whole)
+        said, expected = self.run(only, part), self.run(four, whole)
         expected = expected[..., np.isin(np.arange(expected.shape[-1]) % 4, two)]
         return axes if said.shape == expected.shape and np.allclose(said, expected, 1e-5, 1e-5) else None
 
@@ -561,7 +562,7 @@ class _Call(NamedTuple):
         for tensor, constant in zip(self.ins, came):
             everywhere[id(tensor)] = np.broadcast_to(np.nan_to_num(constant), (1, *_sides(tensor), constant.size))
         size = _size(self.outs[0])
-        found, (lined, others) = self.on(everywhere).reshape(-1, size), _lined_up(came, size)
+        found, (lined, others) = self.run(everywhere).reshape(-1, size), _lined_up(came, size)
         same = np.isclose(found, found[:1]).all(axis=0) & (len(found) > 0)
         varies = np.isnan(lined).any(axis=0) | np.isnan(np.concatenate([[0], *others])).any()
         return np.where(same & ~varies, found[:1].sum(axis=0), np.nan)
@@ -578,15 +579,17 @@ class _Call(NamedTuple):
 class _Graph:
     """Where the units of a model begin, pass and end. Layers, weights and units go by numbers.
 
-    To find out, each layer of a copy of the model is called once more. The weights are those of the model itself.
+    To find out, each layer of a copy of the model is called once more; of a subclassed model only the layers are known.
+    The weights are those of the model itself.
     """
 
     def __init__(self, model, copy=None):
         _check_model(model)
-        if copy is None:
-            copy = _copy(keras.Model(model.inputs, model.outputs)) if _has_graph(model) else model
-        walked = list(_walk(copy))
-        self.weights, self.number = model.weights, {id(weight): n for n, weight in enumerate(copy.weights)}
+        source = keras.Model(model.inputs, model.outputs) if copy is None and _has_graph(model) else model
+        copy = copy or (model if source is model else _copy(source))
+        walked, numbers = list(_walk(copy)), {id(weight): n for n, weight in enumerate(model.weights)}
+        self.weights = model.weights
+        self.number = {id(mine): numbers[id(weight)] for mine, weight in zip(copy.weights, source.weights)}
         self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
         self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
@@ -598,7 +601,7 @@ class _Graph:
         self.reads = {}  # layer: (channels, [(weight, axis), ...]) that it reads, unless called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
-        self.tried = {}  # what `alone` has found out
+        self.tried = {}  # what `channel_axes` has found out
         self.ties, self.pins = [], []  # units that meet on channels; units that can't be removed
         calls, inputs, outputs = [_Call(chain[0], None, [], []) for chain, _ in walked], [], []  # each by itself
         if _has_graph(copy):
@@ -611,7 +614,7 @@ class _Graph:
         self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) if outputs else set(last)
         self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
         self.arrives = self.tied(self.marked([self.channels[id(tensor)] for tensor in outputs]))  # at an output
-        self.pinned = self.tied(self.marked(self.pins) | (self.owner < 0)) | self.arrives
+        self.pinned = self.tied(self.marked(self.pins) | (self.owner < 0)) | self.arrives | (not outputs)
 
     def begin(self, size, owner=-1):
         """`size` new units."""
@@ -632,6 +635,7 @@ class _Graph:
         came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
         if call.arguments is None and ins:
             self.calls.append(("links", call))
+            self.pins.extend([] if once or layer is None else came)
             for tensor, result in zip(ins, outs):
                 self.channels[id(result)], self.heads[id(result)] = self.channels[id(tensor)], self.heads[id(tensor)]
             return
@@ -645,7 +649,7 @@ class _Graph:
             if once and ins:
                 self.reads[n] = came[0], [(self.number[id(weight)], side) for weight, side in readers]
         elif ins and (once or not weights):
-            axes, (lined, others) = self.alone(call), _lined_up(came, _size(outs[0]))
+            axes, (lined, others) = self.channel_axes(call), _lined_up(came, _size(outs[0]))
             if axes is not None and len(lined):
                 kind, free = "passes", (self.owner[lined] >= 0).all(axis=0)
                 units = np.where(free, lined[0], self.begin(free.size))
@@ -655,8 +659,7 @@ class _Graph:
                 self.rows.extend(row for row in rows if row[1] is not None)
         self.pins.extend(came if kind == "mixes" or (kind == "reads" and n not in self.reads) else [])
         inside = [chain[0] for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and layer in chain]
-        heads = {self.position[id(item)] for item in inside[-1:]}
-        heads = heads or heads.union(*(self.heads[id(tensor)] for tensor in ins))
+        heads = {self.position[id(inside[-1])]} if inside else set().union(*(self.heads[id(tensor)] for tensor in ins))
         for tensor in outs:
             self.channels[id(tensor)] = self.begin(_size(tensor)) if units is None else units
             self.heads[id(tensor)] = heads
@@ -664,27 +667,27 @@ class _Graph:
         if ins and n is not None:
             self.places.update(dict.fromkeys(self.matrices[n], call.places()))
 
-    def alone(self, call):
-        """What `call.alone` finds, or None if it fails, since then it can't be made for other numbers of channels."""
+    def channel_axes(self, call):
+        """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
+        layer, size = call.layer, _size(call.outs[0])
 
         def look(item):
-            symbolic = isinstance(item, keras.KerasTensor)
-            return (len(item.shape), _size(item) == _size(call.outs[0])) if symbolic else getattr(item, "shape", item)
+            return (len(item.shape), _size(item) == size) if isinstance(item, keras.KerasTensor) else item
 
         try:
-            shapes = keras.tree.map_structure(look, call.arguments)
-            key = repr((type(call.layer), call.layer.get_config() | {"name": None}, shapes))
+            code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
+            looks = keras.tree.map_structure(look, call.arguments)
+            key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
                 self.tried[key] = None
-                self.tried[key] = call.alone()
+                self.tried[key] = call.channel_axes()
             return self.tried[key]
         except Exception:
             return None
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
         """For each layer the fraction to prune, None for ignored and output layers; the arguments are checked."""
-        by_name = sparsity if isinstance(sparsity, dict) else {}
-        default = 0.0 if isinstance(sparsity, dict) else _check_sparsity(sparsity)
+        by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, _check_sparsity(sparsity))
         ignored = {ignored_layers} if isinstance(ignored_layers, str) else set(ignored_layers)
         names = [[layer.name for layer in chain] for chain, _ in self.layers]
         if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
@@ -697,7 +700,7 @@ class _Graph:
         fractions = [next((by_name[name] for name in own if name in by_name), default) for own in names]
         return [None if n in self.outputs or ignored & set(names[n]) else s for n, s in enumerate(fractions)]
 
-    def masks(self, method, fractions, scope, scores=None):
+    def masks(self, method, fractions, scope="layer", scores=None):
         """{number of a weight: mask, False where it is to be pruned}."""
         masks = (self.weight_masks if method == "weight" else self.unit_masks)(fractions, scope, scores)
         if not masks:
@@ -764,7 +767,7 @@ class _Graph:
         if names:
             warnings.warn(f"units of these layers are not known, so none are pruned: {names}", stacklevel=stacklevel)
 
-    def size(self, counts):
+    def cost(self, counts):
         """(parameters, multiply-adds) of so many of each weight; NaN if it is not known where a matrix is applied."""
         known = all(number in self.places for matrices in self.matrices for number in matrices)
         return sum(counts), sum(self.places[n] * count for n, count in enumerate(counts)) if known else math.nan
@@ -824,11 +827,11 @@ class _Graph:
         return biases, self.tied(pinned)
 
     def needed(self, values, pinned):
-        """For each unit whether it has to stay: it is pinned, or a needed unit hears it or one tied to it."""
+        """For each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
         kernels = {n: self.kernel(values, n) for n in self.reads}
         hears = {n: kernel.any(axis=tuple(range(kernel.ndim - 2))) for n, kernel in kernels.items()}
-        needed, before = pinned, None
-        while before is None or (needed != before).any():
+        needed, before = pinned, ~pinned
+        while (needed != before).any():
             before = needed.copy()
             for n, (*_, units) in reversed(self.kernels.items()):
                 needed[units[:1]] |= not needed[units].any()
@@ -874,7 +877,8 @@ def _connected(n, pairs):
 
 
 def _calls(model):
-    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with links at their borders."""
+    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with links at their borders, and
+    activations of other layers are calls of their own."""
     calls = []
 
     def record(layer, *args, **kwargs):
@@ -886,7 +890,7 @@ def _calls(model):
         else:
             between = [keras.KerasTensor(results.shape, results.dtype)] if _reader(layer) else outs
             calls.append(_Call(layer, (args, kwargs), ins, between))
-            if _reader(layer):  # whose activation is a layer of its own here
+            if _reader(layer):
                 calls.append(_Call(keras.layers.Activation(layer.activation), (between, {}), between, outs))
         return results
 
@@ -900,12 +904,12 @@ def _tensors(nest):
 
 
 def _size(tensor):
-    """The number of a tensor's channels, its last axis."""
-    return (tensor.shape[-1] or 1) if len(tensor.shape) > 1 else 1
+    """The number of a tensor's channels, its last axis; 1 if there is none or it is not known."""
+    return (1, *tensor.shape[1:])[-1] or 1
 
 
 def _sides(tensor):
-    """The axes between the first and the last, 16 for those of unknown size."""
+    """The sizes of the axes between the first and the last, 16 for unknown ones."""
     return [side or 16 for side in tensor.shape[1:-1]]
 
 
@@ -946,7 +950,7 @@ def remove_dead_units(model):
     whole = _copy(model)
     graph = _Graph(model, whole)
     values, biases, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    changes = {id(call.layer): call.opened() for kind, call in graph.calls if kind == "passes"}
+    changes = {id(call.layer): call.config_changes() for kind, call in graph.calls if kind == "passes"}
     for n, (kernel, _, bias, units) in graph.kernels.items():
         layer = graph.layers[n][0][0]
         size = "units" if hasattr(layer, "units") else "filters"

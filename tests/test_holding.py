@@ -400,6 +400,17 @@ def test_an_interrupted_training_can_be_taken_up_by_the_same_callback():
     assert count(other) == s.half_even(formula(3, 0.2, 0.8, 0, 9, 3), 120)
 
 
+def test_an_output_layer_of_zeros_and_an_ignored_layer_are_free():
+    for ignored, name in (((), "out"), (("mine",), "mine")):
+        hidden = [layers.Dense(5, name=name, activation="gelu") for name in ("other", "mine")]
+        model = stack((6,), *hidden, layers.Dense(3, name="out"))
+        s.compile_(model, optimizers.SGD(0.1))
+        model.get_layer(name).set_weights([np.zeros_like(weight) for weight in model.get_layer(name).get_weights()])
+        pu.hold_sparsity(model, ignored_layers=ignored)
+        fit(model)
+        assert all(weight.all() for weight in model.get_layer(name).get_weights())
+
+
 def test_what_was_reached_is_said_of_the_matrices():
     model = stack((6,), layers.Dense(10), layers.BatchNormalization(), layers.Dense(3))
     s.compile_(model, optimizers.SGD(0.0))

@@ -131,6 +131,19 @@ def test_sweep_equals_evaluate_on_pruned_models():
     assert pu.score(model, X, Y)["theoretical_speedup"] == 1
 
 
+def test_ratios_of_a_subclassed_model_count_its_zeros():
+    model = s.Subclassed(9)
+    model.predict(X, verbose=0)
+    compile_(shake(model, whole=True))
+    pruned, size = pu.prune_weights(model, 0.5), sum(array(weight).size for weight in model.weights)
+    ratios = [size / sum(np.count_nonzero(array(weight)) for weight in part.weights) for part in (model, pruned)]
+    assert [pu.score(part, X, Y)["compression_ratio"] for part in (model, pruned)] == ratios
+    assert math.isnan(pu.score(pruned, X, Y)["theoretical_speedup"])
+    sweep = pu.sparsity_sweep(model, X, Y, iter([0, 0.5]))
+    assert sweep["method"].tolist() == ["weight", "weight", "unit", "unit"]
+    assert sweep["compression_ratio"][:2].tolist() == ratios
+
+
 def test_no_call_is_left_on_the_layers_of_the_model():
     model = mlp()
     for use in (pu.sparsity_report, pu.hold_sparsity, pu.remove_dead_units, lambda model: pu.score(model, X, Y)):
@@ -163,6 +176,13 @@ def test_a_sweep_names_the_layers_without_units_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         pu.sparsity_sweep(model, X[:, :6], Y, (0.5,), ignored_layers="mine")
+
+
+def test_the_progress_of_a_sweep_is_gone_when_it_ends(capsys):
+    pu.sparsity_sweep(mlp(), X, Y, [0.5])
+    shown = capsys.readouterr().err
+    assert shown.startswith("\rsweep: ")
+    assert shown.endswith("\r")
 
 
 def test_sweep_takes_ignored_layers_scope_and_scores():

@@ -436,6 +436,59 @@ def test_what_fails_for_other_numbers_of_channels_fails_each_time():
     assert widths(check(prune_units(model, 0.5), again=False)) == {"a": 6, "b": 6, "c": 6, "out": 2}
 
 
+def roll(steps):
+    def function(x):
+        return ops.roll(x, steps, -1)
+
+    return function
+
+
+@pytest.mark.parametrize("layer", [layers.Lambda, layers.Activation])
+def test_functions_of_one_name_are_told_apart(layer):
+    parts = [layers.Dense(6, name="a"), layer(roll(0)), layers.Dense(6, name="b"), layer(roll(1))]
+    small = check(prune_units(stack((4,), *parts, layers.Dense(2, name="out")), 0.5), again=False)
+    assert widths(small) == {"a": 3, "b": 6, "out": 2}
+
+
+def test_a_nested_model_without_weights_that_is_called_twice():
+    inner = keras.Sequential([keras.Input((8,)), layers.ReLU()])
+    inputs = keras.Input((4,))
+    values = [inner(layers.Dense(8, name=name)(inputs)) for name in "ab"]
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(layers.Concatenate()(values))))
+    check(prune_units(model, {"a": 0.5}), again=False)
+
+
+def test_a_nested_model_with_named_inputs_and_a_number_for_each_example():
+    one, two, number = keras.Input((6,)), keras.Input((5,)), keras.Input(())
+    values = layers.Concatenate()([layers.Dense(4, name="c")(one), layers.Dense(3, name="d")(two)])
+    inner = keras.Model({"one": one, "two": two}, values, name="inner")
+    inputs = keras.Input((4,))
+    values = {"two": layers.Dense(5, name="b")(inputs), "one": layers.Dense(6, name="a")(inputs)}
+    values = inner(values) * layers.Dense(1, name="scale")(ops.expand_dims(number, -1))
+    model = shake(keras.Model([inputs, number], layers.Dense(2, name="out")(values)))
+    small = check(prune_units(model, 0.5), again=False)
+    assert [widths(small)[name] for name in "ab"] == [3, 3]
+
+
+class WithItsOwnWeight(keras.Model):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.own = self.add_weight(shape=(), name="own")
+
+
+def test_a_functional_model_with_a_weight_of_its_own():
+    inputs = keras.Input((4,))
+    values = layers.Dense(6, name="a")(inputs)
+    model = shake(WithItsOwnWeight(inputs, layers.Dense(2, name="out")(values)))
+    pruned = prune_weights(model, 0.5)
+    assert array(pruned.own) == array(model.own)
+    assert sparsity_report(pruned).set_index("layer").zeros["a"] == 12
+    hold_sparsity(pruned)
+    assert {v.path for v in pruned.weights if v.constraint is not None} <= {"a/kernel", "a/bias"}
+    assert pruned.get_layer("a").kernel.constraint is not None
+    assert widths(remove_dead_units(prune_units(model, 0.5))) == {"a": 3, "out": 2}
+
+
 def test_units_that_nobody_hears_behind_a_gate_of_one_channel_go():
     image = keras.Input((6, 6, 2))
     values = layers.Conv2D(8, 3, name="a")(image)
@@ -460,6 +513,11 @@ class Once(keras.Operation):
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+
+def test_a_layer_that_keras_cannot_rebuild_is_shared_in_nested_models_too():
+    nested = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="a"), Calls(ops.relu)])
+    check(prune_units(stack((4,), nested, layers.Dense(2, name="out")), 0.5), again=False)
 
 
 def test_an_operation_that_keras_cannot_rebuild_is_shared():
