@@ -140,6 +140,7 @@ def test_constraints_of_the_users_own_go_on_and_come_back(callbacks):
         assert all(c is None or isinstance(c, keras.constraints.Constraint) for c in constraints(model))
     fit(model, callbacks=callbacks)
     assert count(model) == 24
+    assert abs(kernel(model.layers[0])).max() <= np.float32(0.01)
     pu.release_sparsity(model)
     pu.release_sparsity(model)
     assert constraints(model) == before

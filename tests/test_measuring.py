@@ -448,6 +448,8 @@ def test_plot_of_a_sweep():
     assert legend.get_texts()[0].get_fontsize() < 10
     assert legend.handlelength == 4
     assert legend.get_window_extent().x0 > figure.axes[2].get_window_extent().x1  # it hides nothing
+    assert abs(legend.get_window_extent().y1 - figure.axes[2].get_window_extent().y1) < 20
+    assert legend.get_window_extent().x1 < figure.bbox.x1  # and is not cut off
     plt.close("all")
     with pytest.raises(ValueError, match="loss"):
         pu.plot_sweep(table().drop(columns="loss"))

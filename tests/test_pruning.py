@@ -464,6 +464,13 @@ class Shift(layers.Layer):
         return inputs + self.shift
 
 
+def test_of_many_equal_units_the_first_go():
+    model, norms = stack((3,), layers.Dense(60, name="a"), layers.Dense(2)), np.tile([3, 1, 2], 20)
+    model.get_layer("a").kernel.assign(np.ones((3, 60)) * norms)
+    alive = kernel(prune_units(model, 0.5).get_layer("a")).any(0)
+    assert np.flatnonzero(~alive).tolist() == sorted([*range(1, 60, 3), *range(2, 30, 3)])
+
+
 def test_vectors_are_no_matrices():
     model = stack((6,), layers.Dense(5, name="a"), Shift(name="mine"), layers.Dense(2))
     check(model, prune_weights(model, 0.5), masks_of(prune_weights, model, ["a"], 0.5))
@@ -498,6 +505,7 @@ def test_what_keras_cannot_rebuild_names_the_way_out(prune):
         with pytest.raises((ValueError, TypeError), match=r"(?s)register_keras_serializable") as caught:
             prune(model, 0.5)
         assert str(caught.value.__cause__ or "")[:50] in str(caught.value)
+        assert type(caught.value.__cause__).__name__ in str(caught.value)
         assert bits(model) == before
 
 
