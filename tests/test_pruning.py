@@ -424,8 +424,11 @@ def test_dtype_policies(prune, policy):
 def test_lookup_tables_and_lambdas_come_along():
     """Fault 8: the tables came back empty."""
     inputs, text = keras.Input((3,), dtype="int64"), keras.Input((1,), dtype="string")
-    one = layers.CategoryEncoding(5, "multi_hot")(layers.IntegerLookup(vocabulary=[7, 8, 9, 4])(inputs))
-    two = layers.TextVectorization(vocabulary=["a", "b", "c"], output_sequence_length=4)(text)
+    numbers, words = layers.IntegerLookup(), layers.TextVectorization(output_sequence_length=4)
+    numbers.adapt(np.array([7, 8, 9, 4]))
+    words.adapt(np.array(["a b c"]))
+    one = layers.CategoryEncoding(5, "multi_hot")(numbers(inputs))
+    two = words(text)
     values = layers.Concatenate()([one, layers.Flatten()(layers.Embedding(6, 3)(two))])
     values = layers.Lambda(lambda x: x * 2)(layers.Dense(8, activation="relu")(values))
     model = shake(keras.Model([inputs, text], layers.Dense(2)(values)))
