@@ -25,6 +25,15 @@ each_dataset = pytest.mark.parametrize("name", DATASETS)
 # The notebooks themselves
 
 
+@both
+def test_every_attached_picture_is_there(book):
+    shown = [
+        (cell, name) for cell in book["cells"] for name in re.findall(r"\(attachment:(.+?)\)", "".join(cell["source"]))
+    ]
+    assert shown
+    assert all(name in cell.get("attachments", {}) for cell, name in shown)
+
+
 def code(book):
     return [cell for cell in book["cells"] if cell["cell_type"] == "code"]
 
