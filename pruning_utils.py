@@ -596,36 +596,28 @@ class _Graph:
         self.calls = []  # (kind, call), where `follow` says the kind
         self.channels = {}  # id(tensor): for each of its channels the unit that it comes from
         self.heads = {}  # id(tensor): the layers with matrices that one meets first on the way back from it
-        self.owner = np.zeros(0, int)  # for each unit its layer, -1 if it is none that can be pruned
+        self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
         self.kernels = {}  # layer: (kernel, axis of its units, bias or None, units)
         self.reads = {}  # layer: (channels, [(weight, axis), ...]) that it reads, unless called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `channel_axes` has found out
-        self.ties, self.pins = [], []  # units that meet on channels; units that can't be removed
+        self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
         calls, inputs, outputs = [_Call(chain[0], None, [], []) for chain, _ in walked], [], []  # each by itself
         if _has_graph(copy):
             calls, inputs, outputs = _calls(copy)
         for tensor in inputs:
-            self.channels[id(tensor)], self.heads[id(tensor)] = self.begin(_size(tensor)), set()
+            self.channels[id(tensor)], self.heads[id(tensor)] = np.zeros(_size(tensor), int), set()
         for call in calls:
             self.follow(call, sum(call.layer is other.layer for other in calls) == 1)
         last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
         self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) if outputs else set(last)
         self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
-        self.arrives = self.tied(self.marked([self.channels[id(tensor)] for tensor in outputs]))  # at an output
-        self.pinned = self.tied(self.marked(self.pins) | (self.owner < 0)) | self.arrives | (not outputs)
-
-    def begin(self, size, owner=-1):
-        """`size` new units."""
-        self.owner = np.append(self.owner, np.full(size, owner))
-        return np.arange(len(self.owner) - size, len(self.owner))
-
-    def marked(self, arrays):
-        return np.isin(np.arange(len(self.owner)), np.concatenate([[], *arrays]))
+        self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
+        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | (not outputs)
 
     def tied(self, units):
-        """True for every unit that is tied to one of those for which `units` is True."""
+        """True for every unit that is one of `units` (numbers, or a boolean for each) or tied to one."""
         return np.isin(self.root, self.root[units])
 
     def follow(self, call, once):
@@ -642,7 +634,8 @@ class _Graph:
         if reader:
             kernel, axis, readers = reader
             if n not in self.kernels:
-                bias, units = self.number.get(id(layer.bias)), self.begin(kernel.shape[axis], n)
+                bias, units = self.number.get(id(layer.bias)), len(self.owner) + np.arange(kernel.shape[axis])
+                self.owner = np.append(self.owner, np.full(units.size, n))
                 self.kernels[n] = self.number[id(kernel)], axis, bias, units
                 self.rows.extend([(self.kernels[n][0], axis, units)] + ([] if bias is None else [(bias, 0, units)]))
             kind, units = "reads", self.kernels[n][-1]
@@ -651,8 +644,8 @@ class _Graph:
         elif ins and (once or not weights):
             axes, (lined, others) = self.channel_axes(call), _lined_up(came, _size(outs[0]))
             if axes is not None and len(lined):
-                kind, free = "passes", (self.owner[lined] >= 0).all(axis=0)
-                units = np.where(free, lined[0], self.begin(free.size))
+                kind, free = "passes", (lined > 0).all(axis=0)
+                units = np.where(free, lined[0], 0)
                 self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
                 self.pins.extend([lined[:, ~free].ravel(), *others])
                 rows = [(self.number[id(weight)], axis, units) for weight, axis in zip(weights, axes)]
@@ -661,7 +654,7 @@ class _Graph:
         inside = [chain[0] for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and layer in chain]
         heads = {self.position[id(inside[-1])]} if inside else set().union(*(self.heads[id(tensor)] for tensor in ins))
         for tensor in outs:
-            self.channels[id(tensor)] = self.begin(_size(tensor)) if units is None else units
+            self.channels[id(tensor)] = np.zeros(_size(tensor), int) if units is None else units
             self.heads[id(tensor)] = heads
         self.calls.append((kind, call))
         if ins and n is not None:
@@ -731,7 +724,7 @@ class _Graph:
             score[units] = _per_unit(np.square(values, dtype=float) if scores is None else values)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
-        free = (self.owner >= 0) & ~self.tied(self.arrives | spared)
+        free = ~self.tied(self.arrives | spared)
         group = _connected(len(fractions), [(self.owner, self.owner[self.root])])  # layers that are tied
         group = group[self.owner] * (scope == "layer")
         for label in np.unique(group[free]):
@@ -867,11 +860,10 @@ def _matrices(layer, weights):
 
 def _connected(n, pairs):
     """For each of n things the first of those it is connected to by `pairs`, arrays of two rows."""
-    root, (first, second) = np.arange(n), np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
+    root, pairs = np.arange(n), np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
+    first, second = np.hstack([pairs, pairs[::-1]])
     while (root[first] != root[second]).any():
-        low = np.minimum(root[first], root[second])
-        np.minimum.at(root, first, low)
-        np.minimum.at(root, second, low)
+        np.minimum.at(root, first, root[second])
         root = root[root]
     return root
 
