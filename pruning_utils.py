@@ -538,6 +538,8 @@ class _Call(NamedTuple):
 
         It is tried out: a copy for four channels and one for two of them, with those two's weights, must say the same.
         """
+        if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
+            return None  # the mask that it makes depends on all channels
         result, sizes, rng, two = self.outs[0], [_size(tensor) for tensor in self.ins], np.random.default_rng(0), [1, 3]
         wide = sizes if len(sizes) == 1 or sum(sizes) == _size(result) else [_size(result)]
         whole, part = _rebuild(self.layer, **self.config_changes()), _rebuild(self.layer, **self.config_changes())

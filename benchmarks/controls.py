@@ -1,7 +1,7 @@
 # The controls of the five seeds: the last cell of the walkthrough when benchmarks/seeds.py runs it. The names, and with
 # them the recipe, are the notebook's. Leaves IMAGES/seed.csv: its rows and these, each with the validation accuracy.
 networks = {(name, "plain"): model for name, model in plain.items()}
-networks |= {(name, "L1"): model for name, model in sparse.items()}
+networks |= {(name, "L1"): model for name, model in penalized.items()}
 networks["FMNIST", "longer"] = longer
 checks = [
     pu.sparsity_sweep(model, *validation[name]).assign(dataset=name, training=training)
@@ -18,22 +18,22 @@ def lots_for(variable):
 
 
 def scored(model, name, **row):
-    row |= {"dataset": name, "training": "L1", **pu.score(model, *test[name], dense=sparse[name])}
+    row |= {"dataset": name, "training": "L1", **pu.score(model, *test[name], dense=penalized[name])}
     return pd.DataFrame([row | {"validation_accuracy": pu.score(model, *validation[name])["accuracy"]}])
 
 
 for name in data:
     # The same sweep with the weights and units to prune drawn by lot.
-    drawn = pu.sparsity_sweep(sparse[name], *test[name], scores=lots_for)
-    drawn["validation_accuracy"] = pu.sparsity_sweep(sparse[name], *validation[name], scores=lots_for).accuracy
+    drawn = pu.sparsity_sweep(penalized[name], *test[name], scores=lots_for)
+    drawn["validation_accuracy"] = pu.sparsity_sweep(penalized[name], *validation[name], scores=lots_for).accuracy
     tables.append(drawn.assign(dataset=name, training="L1", stage="one-shot", criterion="random"))
 
     # The shape of 90 % of the units pruned, from scratch, by the same steps: as many epochs in all, nothing pruned.
-    small = pu.build_model([units // 10 for units in units_of(sparse[name])], seed=SEED)
+    small = pu.build_model([units // 10 for units in units_of(penalized[name])], seed=SEED)
     small.fit(*train(name), batch_size=256, epochs=EPOCHS, verbose=2)
     small = train_to_prune(small, name)
     # And the dense network trained on by the rule of fine-tuning: two steps, as to 90 %, nothing pruned.
-    on = sparse[name]
+    on = penalized[name]
     for _ in range(2):
         small, on = (train_to_prune(model, name, TUNE_EPOCHS) for model in (small, on))
     tables.append(scored(small, name, method="unit", sparsity=0.9, stage="scratch"))

@@ -213,7 +213,7 @@ def test_the_end_table_has_the_accuracies_of_five_seeds():
         mine = measured[(measured.dataset == row["data"]) & (measured.method == method) & (measured.stage == stage)]
         accuracy = 100 * mine[mine.sparsity == sparsity].accuracy
         assert row["accuracy"] == f"{accuracy.mean():.2f} ± {accuracy.std():.2f}"
-        assert row["no worse"] in [f"{number} of 5" for number in range(1, 6)]
+        assert row["within 0.25"] in [f"{number} of 5" for number in range(1, 6)]
 
 
 # Five seeds

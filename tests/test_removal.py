@@ -268,6 +268,17 @@ def test_infinite_constants_stay():
     assert np.array_equal(predict(remove_dead_units(model), x)[0], predict(model, x)[0])
 
 
+def test_a_mask_depends_on_all_channels():
+    """Without its constant unit, a place where the other one meets the value would be masked, too."""
+    first = layers.Dense(2, name="d")
+    model = stack((2, 1), first, layers.Masking(3.0), layers.Flatten(), layers.Dense(1, use_bias=False))
+    first.set_weights([np.array([[0, 1]]), np.array([1, 0])])
+    small = remove_dead_units(model)
+    assert widths(small)["d"] == 2
+    x = np.array([[[3.0], [0.5]]], "float32")
+    np.testing.assert_array_equal(predict(small, x)[0], predict(model, x)[0])
+
+
 @pytest.mark.parametrize("place", [1, 2])
 def test_normalization_around_flatten(place):
     around = [layers.Conv2D(5, 3, activation="relu", name="c"), layers.Flatten()]
