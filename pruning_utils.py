@@ -88,8 +88,7 @@ def weight_mask(kernel, sparsity: float) -> np.ndarray:
     Ties go by position (row-major). Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel
     holds NaN.
     """
-    kernel = _real(kernel)
-    return _keep(np.abs(kernel), round(_check_sparsity(sparsity) * kernel.size))
+    return _keep(np.abs(_real(kernel)), _check_sparsity(sparsity))
 
 
 def unit_mask(kernel, sparsity: float) -> np.ndarray:
@@ -102,8 +101,8 @@ def unit_mask(kernel, sparsity: float) -> np.ndarray:
     kernel = _real(kernel)
     if kernel.ndim == 0:
         raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
-    pruned = round(_check_sparsity(sparsity) * kernel.shape[-1])
-    keep = _keep(np.sqrt(_per_unit(np.square(kernel, dtype=float))), min(pruned, kernel.shape[-1] - (sparsity < 1)))
+    norms = np.sqrt(_per_unit(np.square(kernel, dtype=float)))
+    keep = _keep(norms, _check_sparsity(sparsity), spare=int(sparsity < 1))
     return np.broadcast_to(keep, kernel.shape).copy()
 
 
@@ -132,9 +131,9 @@ def _per_unit(values):
     return values.sum(axis=tuple(range(values.ndim - 1)), dtype=float)
 
 
-def _keep(scores, pruned):
-    """Boolean array of scores' shape, False over the `pruned` smallest, ties by position."""
-    flat = scores.ravel()
+def _keep(scores, fraction, spare=0):
+    """Boolean array of scores' shape, False over the smallest `fraction` of them, ties by position; `spare` stay."""
+    flat, pruned = scores.ravel(), min(round(fraction * scores.size), scores.size - spare)
     if pruned <= 0:
         return np.ones(scores.shape, bool)
     threshold = np.partition(flat, pruned - 1)[pruned - 1]
@@ -713,8 +712,7 @@ class _Graph:
             if others:
                 raise ValueError(f"layers share {self.weights[group[0]].path}: give them one fraction")
             values = [_scores(self.weights[number], scores) for number in group]
-            keep = np.concatenate([value.ravel() for value in values])
-            keep = _keep(keep, round(fraction * keep.size))
+            keep = _keep(np.concatenate([value.ravel() for value in values]), fraction)
             for number, value in zip(group, values):
                 masks[number], keep = keep[: value.size].reshape(value.shape), keep[value.size :]
         return masks
