@@ -284,9 +284,9 @@ def hold_sparsity(model, *, ignored_layers=()):
     fractions, alive = graph.fractions(0.0, ignored_layers=ignored_layers), np.ones(len(graph.owner), bool)
     for n, (*_, units) in graph.kernels.items():
         alive[units] = fractions[n] is None or graph.alive(values, n)
-    silent = {number: mask for number, mask in graph.silence(~graph.tied(alive)).items() if not mask.all()}
-    silent |= dict.fromkeys(graph.masks("weight", fractions), False)
-    _hold(model, {number: mask | (values[number] != 0) for number, mask in silent.items()})
+    dead = ~graph.tied(alive)
+    masks = graph.silence(dead, dead) | dict.fromkeys(graph.masks("weight", fractions), False)
+    _hold(model, {number: mask | (values[number] != 0) for number, mask in masks.items()})
 
 
 def _hold(model, masks):
@@ -738,14 +738,13 @@ class _Graph:
             ranked, stay = list(dict.fromkeys(self.root[members])), set(best.values()) if fraction < 1 else set()
             go = [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
             dead |= np.isin(self.root, go)
-        concerned = {number for number, _, units in self.rows if free[units].any()}
-        return {number: mask for number, mask in self.silence(dead).items() if number in concerned}
+        return self.silence(dead, free)
 
-    def silence(self, dead):
-        """The masks that delete the units in `dead`, with their biases and what a normalization puts in their place."""
+    def silence(self, dead, concerned):
+        """Masks that delete the units in `dead`, with biases and normalization; of weights of units in `concerned`."""
         masks = {}
         for number, axis, units in self.rows:
-            if "variance" not in self.weights[number].name:
+            if concerned[units].any() and "variance" not in self.weights[number].name:
                 masks[number] = np.empty(self.weights[number].shape, bool)
                 np.moveaxis(masks[number], axis, -1)[...] = ~dead[units]
         return masks
