@@ -750,12 +750,10 @@ class _Graph:
         return masks
 
     def warn_of_unknown(self, fractions, stacklevel=3):
-        known = {number for number, _, _ in self.rows}
-        names = [
-            chain[0].name
-            for n, (chain, _) in enumerate(self.layers)
-            if fractions[n] is not None and n not in self.kernels and not known.issuperset(self.matrices[n])
-        ]
+        known, names = {number for number, _, _ in self.rows}, []
+        for n, fraction in enumerate(fractions):
+            if fraction is not None and n not in self.kernels and not known.issuperset(self.matrices[n]):
+                names.append(self.layers[n][0][0].name)
         if names:
             warnings.warn(f"units of these layers are not known, so none are pruned: {names}", stacklevel=stacklevel)
 
