@@ -718,7 +718,7 @@ class _Graph:
         return masks
 
     def unit_masks(self, fractions, scope, scores):
-        score, dead = np.zeros(len(self.owner)), np.zeros(len(self.owner), bool)
+        score, gone = np.zeros(len(self.owner)), []
         for number, axis, _, units in self.kernels.values():
             values = np.moveaxis(_scores(self.weights[number], scores), axis, -1)
             score[units] = _per_unit(np.square(values, dtype=float) if scores is None else values)
@@ -736,9 +736,8 @@ class _Graph:
                 names = [self.layers[n][0][0].name for n in best]
                 raise ValueError(f"the units of {names} are tied: give these layers one fraction")
             ranked, stay = list(dict.fromkeys(self.root[members])), set(best.values()) if fraction < 1 else set()
-            go = [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
-            dead |= np.isin(self.root, go)
-        return self.silence(dead, free)
+            gone += [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
+        return self.silence(np.isin(self.root, gone), free)
 
     def silence(self, dead, concerned):
         """Masks that delete the units in `dead`, with biases and normalization; of weights of units in `concerned`."""
