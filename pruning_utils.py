@@ -5,8 +5,7 @@
     small = pruning_utils.remove_dead_units(pruned)   # the same outputs from a smaller network
     print(pruning_utils.score(small, x, y, dense=model))
 
-Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction in [0, 1]. Read it from top to bottom:
-data, network, masks, pruning, training, measuring, plotting; then, for networks with branches, the graph and removal.
+Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction in [0, 1].
 """
 
 import gzip
@@ -85,8 +84,7 @@ def build_model(
 def weight_mask(kernel, sparsity: float) -> np.ndarray:
     """Boolean mask of `kernel`'s shape, False over the round(sparsity * kernel.size) weights of smallest |w|.
 
-    Ties go by position (row-major). Raises TypeError or ValueError if sparsity is not a number in [0, 1] or the kernel
-    holds NaN.
+    Ties go by position (row-major). Raises TypeError or ValueError if sparsity is no number in [0, 1], or for NaN.
     """
     return _keep(np.abs(_real(kernel)), _check_sparsity(sparsity))
 
