@@ -145,7 +145,8 @@ def prune_weights(model, sparsity, *, scope="layer", ignored_layers=(), scores=N
     """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626).
 
     Pruned is every float weight of two or more axes (kernels, embeddings, recurrent and depthwise kernels, ...), frozen
-    or not, except biases, scales and states, and except the output layers; of each, `weight_mask` says which go.
+    or not, except biases, scales and states, and except the output layers (of a subclassed model, whose graph is not
+    known, its last one); of each, `weight_mask` says which go.
 
     `sparsity` is a fraction for all layers, or a dict of layer names to fractions (other layers keep what they have; a
     nested model's name stands for all in it). `scope="global"` sets one threshold for all layers together. Layers in
@@ -198,6 +199,10 @@ def _apply(model, masks):
         model.weights[number].assign(np.where(mask, value, value.dtype.type(0)))
 
 
+def _set_of(names):
+    return {names} if isinstance(names, str) else set(names)
+
+
 def _check_model(model):
     if not isinstance(model, keras.Model):
         raise TypeError(f"expected a keras.Model, not {type(model).__name__}")
@@ -208,12 +213,13 @@ def _check_model(model):
             raise ValueError(f"layer {chain[0].name!r} is quantized or has LoRA enabled: prune before that, or merge")
 
 
-def _rebuild(layer, **changes):
-    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code."""
-    if hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda):
+def _rebuild(layer, rebuild=None, **changes):
+    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code. Of a
+    model the layers are made by `rebuild`."""
+    if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
     if _has_graph(layer):
-        return keras.models.clone_model(layer, clone_function=_rebuild)
+        return keras.models.clone_model(layer, clone_function=rebuild)
     try:
         return type(layer).from_config(layer.get_config() | changes)
     except Exception:
@@ -226,8 +232,19 @@ def _copy(model, rebuild=_rebuild, values=None):
     """A new model with the architecture, names and weights of `model` (or what `rebuild` makes of its layers, and
     `values`), compiled as it was."""
     _check_model(model)
+    made = {}  # a layer can be in several nested models
+
+    def once(layer):
+        if id(layer) not in made:
+            made[id(layer)] = rebuild(layer, once)
+        return made[id(layer)]
+
     try:
-        copy = keras.models.clone_model(model, **{"clone_function": rebuild} if _has_graph(model) else {})
+        copy = keras.models.clone_model(model, **{"clone_function": once} if _has_graph(model) else {})
+        if {id(weight) for weight in copy.weights} & {id(weight) for weight in model.weights}:
+            raise ValueError("a layer made from its configuration has the weights of the first one")
+        for mine, yours in zip(_parts(copy), _parts(model)):
+            mine.trainable = yours.trainable
         if model.compiled:  # which Keras 3.8 leaves out
             copy.compile_from_config(model.get_compile_config())
         _assign(copy, model.weights if values is None else values)
@@ -237,17 +254,34 @@ def _copy(model, rebuild=_rebuild, values=None):
             f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
             "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
         ) from error
+    if type(copy) is not type(model):
+        lost = f"{type(copy).__name__}, without what {type(model).__name__} adds to it, as a train_step"
+        warnings.warn(f"Keras makes the copy of {model.name!r} a {lost}", stacklevel=2)
     return copy
 
 
 def _assign(model, values):
     for weight, value in zip(model.weights, values, strict=True):
         weight.assign(keras.ops.copy(value))  # JAX deletes the arrays that a compiled step has used
-    for (layer, *_), _ in _walk(model):
+    for layer in _parts(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # what it computes with follows from its weights
-        if getattr(layer, "stateful", False):
+        if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
             layer.reset_state()  # of a recurrent layer, which is not among its weights
+
+
+def _parts(layer):
+    """The layer and all layers inside it, at any depth, those around others first."""
+    found, inside = {}, [layer]
+    for item in inside:  # which grows
+        if isinstance(item, (list, tuple)):
+            inside.extend(item)
+        elif isinstance(item, dict):
+            inside.extend(item.values())
+        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
+            found[id(item)] = item
+            inside.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
+    return list(found.values())
 
 
 def _has_graph(layer):
@@ -273,7 +307,8 @@ def hold_sparsity(model, *, ignored_layers=()):
     Units without any weight stay silent, too: what is zero of their biases and normalization stays zero. The zeros
     become constraints of the variables, which every optimizer applies after its step, so neither momentum nor weight
     decay revives a weight. Nothing of this is saved: a loaded or copied model is free until held again.
-    `release_sparsity(model)` undoes it. Call it again after pruning further.
+    `release_sparsity(model)` undoes it. Call it with the model that is to be trained, not one nested in that, and again
+    after pruning further.
 
     Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
     applies constraints, so the average would not be sparse.
@@ -312,8 +347,9 @@ class GradualPruning(keras.callbacks.Callback):
     At step t (`optimizer.iterations`, which go on from one `fit` to the next) it prunes to
     final + (initial - final) * (1 - (t - begin) / (end - begin))**3 by `method` "weight" or "unit", by the weights as
     they are then; `scope`, `ignored_layers` and `scores` are those of `prune_weights`. From one pruning to the next the
-    zeros are held, and nothing else; after training they are not: call `hold_sparsity` to go on. Warns if training
-    starts behind `end_step`, or ends without `final_sparsity`.
+    zeros are held, and nothing else; after training they are not: call `hold_sparsity` to go on (or `release_sparsity`,
+    if training was interrupted). Warns if training starts behind `end_step`, or ends without `final_sparsity`; a
+    callback that restores weights has to stand before this one.
 
     Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
     """
@@ -332,7 +368,7 @@ class GradualPruning(keras.callbacks.Callback):
             raise ValueError(f"method must be 'weight' or 'unit', not {method!r}")
         self.initial_sparsity, self.final_sparsity = initial_sparsity, final_sparsity
         self.begin_step, self.end_step, self.frequency = begin_step, end_step, frequency
-        self.method, self.scope, self.ignored_layers, self.scores = method, scope, ignored_layers, scores
+        self.method, self.scope, self.ignored_layers, self.scores = method, scope, _set_of(ignored_layers), scores
 
     def sparsity_at(self, step: int) -> float:
         """The sparsity that the schedule asks for after `step` steps, 0 before `begin_step`."""
@@ -412,7 +448,7 @@ def sparsity_sweep(
 
     Raises as `prune_weights` does, and what Keras says of a model that is not compiled.
     """
-    pruned, rows = _copy(model), []
+    pruned, rows, ignored_layers = _copy(model), [], _set_of(ignored_layers)
     graph = _Graph(model, pruned)
     points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how, s in itertools.product(COLORS, sparsities)]
     graph.warn_of_unknown(graph.fractions(0.0, scope, ignored_layers))
@@ -533,35 +569,42 @@ class _Call(NamedTuple):
     def channel_axes(self):
         """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
 
-        It is tried out: a copy for four channels and one for two of them, with those two's weights, must say the same.
+        It is tried out: a copy for all channels, and one for half of them with the weights of these, must say the same,
+        and nothing else if an example comes alone.
         """
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return None  # the mask that it makes depends on all channels
-        result, sizes, rng, two = self.outs[0], [_size(tensor) for tensor in self.ins], np.random.default_rng(0), [1, 3]
-        wide = sizes if len(sizes) == 1 or sum(sizes) == _size(result) else [_size(result)]
+        sizes, size, rng = [_size(tensor) for tensor in self.ins], _size(self.outs[0]), np.random.default_rng(0)
+        wide = sizes if len(sizes) == 1 or sum(sizes) == size else [size]
+        halves = {n: np.random.default_rng(n).permutation(max(n, 4)) % 2 == 0 for n in wide}  # one has no half
+        by_count = {half.size: half for half in halves.values()}
         whole, part = _rebuild(self.layer, **self.config_changes()), _rebuild(self.layer, **self.config_changes())
-        four, only, axes = {}, {}, []
-        for tensor, size in zip(self.ins, sizes):
-            four[id(tensor)] = rng.normal(size=(2, *_sides(tensor), 4 if size in wide else tensor.shape[-1]))
-            only[id(tensor)] = four[id(tensor)][..., two if size in wide else slice(None)]
-        self.run(four, whole)  # which makes its weights
-        self.run(only, part)
+        every, some, axes = {}, {}, []
+        for tensor, n in zip(self.ins, sizes):
+            half = halves.get(n, np.full(n, True))
+            every[id(tensor)] = rng.normal(size=(2, *_sides(tensor), half.size))
+            some[id(tensor)] = every[id(tensor)][..., half]
+        self.run(every, whole)  # which makes its weights
+        self.run(some, part)
         for large, small in zip(getattr(whole, "weights", []), getattr(part, "weights", [])):
             values = rng.uniform(0.5, 1.5, large.shape)
-            axes.append(next((axis for axis, size in enumerate(large.shape) if size != small.shape[axis]), None))
+            axes.append(next((axis for axis, n in enumerate(large.shape) if n != small.shape[axis]), None))
             large.assign(values)
-            small.assign(values if axes[-1] is None else np.take(values, two, axes[-1]))
-        said, expected = self.run(only, part), self.run(four, whole)
-        expected = expected[..., np.isin(np.arange(expected.shape[-1]) % 4, two)]
-        return axes if said.shape == expected.shape and np.allclose(said, expected, 1e-5, 1e-5) else None
+            small.assign(values if axes[-1] is None else np.compress(by_count[large.shape[axes[-1]]], values, axes[-1]))
+        said, expected = self.run(some, part), self.run(every, whole)
+        alone = self.run({tensor: value[:1] for tensor, value in every.items()}, whole)
+        lined, _ = _lined_up([halves[n] for n in sizes if n in wide], expected.shape[-1])
+        same = [(said, expected[..., lined[0]]), (alone, expected[:1])]
+        return axes if all(a.shape == b.shape and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
 
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
-        came, everywhere = [constants[id(tensor)] for tensor in self.ins], {}
-        for tensor, constant in zip(self.ins, came):
-            everywhere[id(tensor)] = np.broadcast_to(np.nan_to_num(constant), (1, *_sides(tensor), constant.size))
-        size = _size(self.outs[0])
-        found, (lined, others) = self.run(everywhere).reshape(-1, size), _lined_up(came, size)
+        came, size, found = [constants[id(tensor)] for tensor in self.ins], _size(self.outs[0]), []
+        for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
+            shapes = [(1, *_sides(tensor, unknown), constant.size) for tensor, constant in zip(self.ins, came)]
+            values = [np.broadcast_to(np.nan_to_num(constant), shape) for constant, shape in zip(came, shapes)]
+            found.append(self.run({id(tensor): value for tensor, value in zip(self.ins, values)}).reshape(-1, size))
+        found, (lined, others) = np.concatenate(found), _lined_up(came, size)
         same = np.isclose(found, found[:1]).all(axis=0) & (len(found) > 0)
         varies = np.isnan(lined).any(axis=0) | np.isnan(np.concatenate([[0], *others])).any()
         return np.where(same & ~varies, found[:1].sum(axis=0), np.nan)
@@ -571,8 +614,7 @@ class _Call(NamedTuple):
         between = slice(2, None) if getattr(self.layer, "data_format", None) == "channels_first" else slice(1, -1)
         shapes = [t.shape for t in (self.ins[0], self.outs[0]) if len(t.shape) == len(self.ins[0].shape)]
         places = [math.prod(side or 1 for side in shape[between]) for shape in shapes]
-        strided = hasattr(self.layer, "strides")  # a convolution, transposed or not, is applied at the fewer places
-        return 0 if isinstance(self.layer, keras.layers.Embedding) else min(places) if strided else places[0]
+        return 0 if isinstance(self.layer, keras.layers.Embedding) else min(places)  # strides make either one fewer
 
 
 class _Graph:
@@ -640,7 +682,7 @@ class _Graph:
             kind, units = "reads", self.kernels[n][-1]
             if once and ins:
                 self.reads[n] = came[0], [(self.number[id(weight)], side) for weight, side in readers]
-        elif ins and (once or not weights):
+        elif ins and (once or not weights) and not call.arguments[1].get("training"):  # else it differs from predict
             axes, (lined, others) = self.channel_axes(call), _lined_up(came, _size(outs[0]))
             if axes is not None and len(lined):
                 kind, free = "passes", (lined > 0).all(axis=0)
@@ -661,10 +703,10 @@ class _Graph:
 
     def channel_axes(self, call):
         """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
-        layer, size = call.layer, _size(call.outs[0])
+        layer = call.layer
 
         def look(item):
-            return (len(item.shape), _size(item) == size) if isinstance(item, keras.KerasTensor) else item
+            return (len(item.shape), _size(item)) if isinstance(item, keras.KerasTensor) else item
 
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
@@ -680,7 +722,7 @@ class _Graph:
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
         """For each layer the fraction to prune, None for ignored and output layers; the arguments are checked."""
         by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, _check_sparsity(sparsity))
-        ignored = {ignored_layers} if isinstance(ignored_layers, str) else set(ignored_layers)
+        ignored = _set_of(ignored_layers)
         names = [[layer.name for layer in chain] for chain, _ in self.layers]
         if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
             raise ValueError(f"scope must be 'layer', or 'global' with one fraction for all layers, not {scope!r}")
@@ -688,6 +730,9 @@ class _Graph:
             raise ValueError(f"no layer is named {sorted(unknown)}: there are {sorted(set().union(*names))}")
         if ignored & set(by_name):
             raise ValueError(f"layers with a fraction and in ignored_layers as well: {sorted(ignored & set(by_name))}")
+        prunable = [own for n, own in enumerate(names) if self.matrices[n] and n not in self.outputs]
+        if void := set(by_name).difference(*prunable):
+            raise ValueError(f"layers with a fraction but nothing to prune: {sorted(void)}")
         by_name = {name: _check_sparsity(fraction) for name, fraction in by_name.items()}
         fractions = [next((by_name[name] for name in own if name in by_name), default) for own in names]
         return [None if n in self.outputs or ignored & set(names[n]) else s for n, s in enumerate(fractions)]
@@ -843,12 +888,11 @@ def _walk(model, around=()):
 
 def _matrices(layer, weights):
     """Those of a layer's weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
-    frozen = not isinstance(layer, keras.Model) and not layer.trainable
-    if frozen:  # only for a moment, to tell a frozen weight from a state
-        layer.trainable = True
+    flags = [(item, item.trainable) for item in (*_parts(layer), *layer.weights)]
+    layer.trainable = True  # only for a moment, to tell a frozen weight from a state
     found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
-    if frozen:
-        layer.trainable = False
+    for item, flag in flags:
+        item.trainable = flag
     return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
 
 
@@ -862,20 +906,23 @@ def _connected(n, pairs):
     return root
 
 
-def _calls(model):
+def _calls(model, options=None):
     """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with links at their borders, and
-    activations of other layers are calls of their own."""
-    calls = []
+    activations of other layers are calls of their own. `options` go to all of them."""
+    calls, options = [], options or {}
 
     def record(layer, *args, **kwargs):
         results = layer(*args, **kwargs)
-        ins, outs = _tensors((args, kwargs)), _tensors(results)
+        ins, outs, training = _tensors((args, kwargs)), _tensors(results), kwargs.get("training")
         if _has_graph(layer):
-            inner, entries, exits = _calls(layer)
+            if args and isinstance(args[0], dict):  # whose keys say what is what
+                names = sorted(layer.input) if isinstance(layer.input, dict) else [t.name for t in layer.inputs]
+                ins = [args[0][name] for name in names]
+            inner, entries, exits = _calls(layer, {"training": True} if training else options)
             calls.extend([_Call(layer, None, ins, entries), *inner, _Call(None, None, exits, outs)])
         else:
             between = [keras.KerasTensor(results.shape, results.dtype)] if _reader(layer) else outs
-            calls.append(_Call(layer, (args, kwargs), ins, between))
+            calls.append(_Call(layer, (args, kwargs | options), ins, between))
             if _reader(layer):
                 calls.append(_Call(keras.layers.Activation(layer.activation), (between, {}), between, outs))
         return results
@@ -894,18 +941,19 @@ def _size(tensor):
     return (1, *tensor.shape[1:])[-1] or 1
 
 
-def _sides(tensor):
-    """The sizes of the axes between the first and the last, 16 for unknown ones."""
-    return [side or 16 for side in tensor.shape[1:-1]]
+def _sides(tensor, unknown=16):
+    """The sizes of the axes between the first and the last, `unknown` for unknown ones."""
+    return [side or unknown for side in tensor.shape[1:-1]]
 
 
 def _reader(layer):
     """(kernel, axis of its units, [(weight, axis of the channels it reads), ...]), or None for another layer."""
-    name, axis = type(layer).__name__, -2 if type(layer).__name__.endswith("Transpose") else -1
-    known = re.fullmatch("Dense|(Separable)?Conv.D(Transpose)?", name) and type(layer) is getattr(keras.layers, name)
+    kind, name = type(layer), type(layer).__name__
+    known = kind is getattr(keras.layers, name, None) and re.fullmatch("Dense|(Separable)?Conv.D(Transpose)?", name)
     plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
     if not (known and plain and getattr(layer, "data_format", "channels_last") == "channels_last"):
         return None
+    axis = -2 if name.endswith("Transpose") else -1
     if hasattr(layer, "pointwise_kernel"):
         return layer.pointwise_kernel, axis, [(layer.depthwise_kernel, -2), (layer.pointwise_kernel, -2)]
     return layer.kernel, axis, [(layer.kernel, -3 - axis)]
@@ -925,8 +973,9 @@ def remove_dead_units(model):
 
     A unit goes if no weight leads to it (its constant output is folded into the biases behind it, which are added if
     need be) or if none leads away from it, until nothing changes; so weight-pruned models shrink, too. What stays: one
-    unit of each layer, units tied to one that stays, and units before a layer that mixes channels (attention, layer
-    normalization) or pads a constant other than 0. The result is compiled as `model` was, which is left alone.
+    unit of each layer, units tied to one that stays, and units before what mixes channels (attention, layer
+    normalization, slices), is called at several places with its weights, or pads a constant other than 0. The result is
+    compiled as `model` was, which is left alone.
 
     Raises ValueError for a subclassed model, whose graph can't be followed.
     """
@@ -942,7 +991,7 @@ def remove_dead_units(model):
         size = "units" if hasattr(layer, "units") else "filters"
         changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias is not None or kernel in biases}
 
-    def rebuild(layer):
+    def rebuild(layer, once):
         if not _has_graph(layer):
             return _rebuild(layer, **changes.get(id(layer), {}))
         inputs, entrances = [], [tensor for _, call in graph.calls if call.layer is layer for tensor in call.outs]
@@ -951,7 +1000,7 @@ def remove_dead_units(model):
             shape = entrance.shape if left.all() else (*entrance.shape[:-1], int(left.sum()))
             inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name))
         inputs = inputs if isinstance(layer, keras.Sequential) else keras.tree.pack_sequence_as(layer.input, inputs)
-        return keras.models.clone_model(layer, input_tensors=inputs, clone_function=rebuild)
+        return keras.models.clone_model(layer, input_tensors=inputs, clone_function=once)
 
     added = {kernel: [values[bias]] for kernel, bias in biases.items()}  # which stand behind the kernels
     left = [value for n, value in enumerate(values[: len(whole.weights)]) for value in (value, *added.get(n, ()))]

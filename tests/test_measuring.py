@@ -192,6 +192,8 @@ def test_sweep_takes_ignored_layers_scope_and_scores():
         for row in pu.sparsity_sweep(model, X, Y, [0.5], **options).itertuples():
             pruned = METHODS[row.method](model, 0.5, **options)
             assert row.loss == pytest.approx(pruned.evaluate(X, Y, verbose=0)[0], abs=1e-5)
+    one, two = (pu.sparsity_sweep(model, X, Y, [0.5, 0.9], ignored_layers=names) for names in (["d1"], iter(["d1"])))
+    pd.testing.assert_frame_equal(one, two)
     with pytest.raises(ValueError, match="'d9'"):
         pu.sparsity_sweep(model, X, Y, [0.5], ignored_layers=["d9"])
     with pytest.raises(ValueError, match=r"0\.5"):
@@ -313,6 +315,7 @@ FIRST = "channels_first"  # which TensorFlow runs on GPUs alone
         (layers.Conv2DTranspose(4, 3, strides=2), (5, 5, 2), 25 * 2 * 4 * 9),
         (layers.SeparableConv2D(4, 3), (5, 5, 2), 9 * (2 * 9 + 2 * 4)),
         (layers.TimeDistributed(layers.Dense(4)), (3, 5, 2), 15 * 8),
+        (layers.TimeDistributed(layers.Conv1D(4, 3, strides=2)), (3, 7, 2), 3 * 3 * 24),
         (layers.Embedding(7, 4), (6,), 0),
         *([] if s.BACKEND == "tensorflow" else [(layers.Conv2D(4, 3, data_format=FIRST), (2, 7, 5), 15 * 4 * 18)]),
     ],

@@ -610,3 +610,116 @@ def test_misuse(prune, make, options, error, message):
 def test_what_is_quantized_or_has_lora_is_refused_by_name(make, refuses):
     with pytest.raises(ValueError, match="d2"):
         refuses(make())
+
+
+# ----------------------------------------------------------------------------------- what a copy must keep
+
+
+@keras.saving.register_keras_serializable("tests")
+class Composite(layers.Layer):
+    """Layers inside a layer, in a list and a dict: one has learnt what is not among its weights' values."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.norms, self.parts = [layers.Normalization()], {"one": layers.Dense(4), "two": layers.Dense(4)}
+
+    def build(self, shape):
+        for layer in (*self.norms, *self.parts.values()):
+            if not layer.built:
+                layer.build(shape)
+
+    def call(self, inputs):
+        values = self.norms[0](inputs)
+        return self.parts["one"](values) + self.parts["two"](values)
+
+
+@BOTH
+def test_layers_inside_layers_keep_what_they_learnt_and_what_is_frozen(prune):
+    composite = Composite()
+    composite.norms[0].adapt(5 * X + 7)
+    model = stack((6,), layers.Dense(6, name="first"), composite, layers.Dense(3))
+    composite.parts["one"].trainable = False
+    flags = [v.trainable for v in model.weights]
+    copy = prune(model, {"first": 0.0})
+    np.testing.assert_array_equal(predict(copy, X)[0], predict(model, X)[0])
+    assert [v.trainable for v in copy.weights] == flags == [v.trainable for v in model.weights]
+    assert flags.count(False) == 5
+    assert [mask.sum() for mask in s.zeros(prune_weights(model, 0.5)).values()] == [18, 12, 12, 0]  # frozen or not
+
+
+def test_flags_are_left_as_they_are_down_to_single_variables():
+    model = mlp()
+    model.trainable = False
+    model.layers[-1].trainable = True
+    model.layers[-1].kernel.trainable = False
+    flags = [v.trainable for v in model.weights]
+    sparsity_report(model)
+    assert [v.trainable for v in model.weights] == flags == [False] * 5 + [True]
+    assert [layer.trainable for layer in prune_weights(model, 0.5).layers] == [False, False, True]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Wrapped(layers.Layer):
+    """As people write it who have not read on `from_config`: the copy has the layer of the first one."""
+
+    def __init__(self, layer, **options):
+        super().__init__(**options)
+        self.layer = layer
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+    def get_config(self):
+        return super().get_config() | {"layer": self.layer}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Words(layers.Layer):
+    """A vocabulary and an embedding in one."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.embedding = layers.Embedding(5, 4)
+
+    def get_vocabulary(self):
+        return ["a", "b"]
+
+    def call(self, inputs):
+        return self.embedding(inputs)
+
+
+@BOTH
+def test_no_weight_is_shared_with_the_copy(prune):
+    first = layers.Dense(6)
+    first.build((None, 6))
+    model = stack((6,), layers.Dense(6), Wrapped(first), layers.Dense(3))
+    before = bits(model)
+    with pytest.raises(ValueError, match="rebuild"):
+        prune(model, 0.5)
+    assert bits(model) == before
+    model = stack((3,), Words(), layers.Flatten(), layers.Dense(4), layers.Dense(3))
+    before = bits(model)
+    assert bits(prune(model, 0.5)) != before == bits(model)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Built(keras.Model):
+    """A functional model with a constructor of its own, which Keras copies as a plain one."""
+
+    def __init__(self, units=4):
+        inputs = keras.Input((6,))
+        super().__init__(inputs, layers.Dense(3)(layers.Dense(units)(inputs)))
+
+
+def test_a_lost_class_is_said():
+    with pytest.warns(UserWarning, match="Functional, without what Built adds"):
+        copy = prune_weights(shake(Built()), 0.5)
+    assert not isinstance(copy, Built)
+
+
+@BOTH
+def test_a_fraction_for_what_is_never_pruned_is_refused(prune):
+    model = stack((6,), layers.Dense(4, name="d"), layers.ReLU(name="r"), layers.Dense(3, name="out"))
+    for name in ("out", "r"):
+        with pytest.raises(ValueError, match=f"nothing to prune: .'{name}'"):
+            prune(model, {"d": 0.5, name: 0.5})

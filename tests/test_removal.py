@@ -279,6 +279,92 @@ def test_a_mask_depends_on_all_channels():
     np.testing.assert_array_equal(predict(small, x)[0], predict(model, x)[0])
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: ops.sum(x, axis=1),
+        lambda x: layers.GlobalAveragePooling1D()(layers.Softmax(axis=1)(x)),
+        lambda x: ops.max(x + ops.sum(x, axis=0, keepdims=True), axis=1),
+    ],
+    ids=["sum", "softmax", "batch"],
+)
+def test_what_depends_on_how_many_there_are_is_no_constant(pool):
+    """Places of an axis of unknown size, or examples."""
+    inputs = keras.Input((None, 3))
+    first = layers.Dense(4, name="d")
+    model = shake(keras.Model(inputs, layers.Dense(2)(pool(first(inputs)))))
+    first.set_weights([first.get_weights()[0] * [1, 0, 1, 0], np.array([1, 1, -1, 0])])
+    check(prune_weights(model, 0), np.random.default_rng(0).normal(size=(3, 5, 3)).astype("float32"))
+
+
+def swapped(x):
+    return ops.concatenate([x[..., 4:], x[..., :4]], axis=-1)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Shift(layers.Layer):
+    """The first eighth of the channels comes a step earlier."""
+
+    def call(self, inputs):
+        n = inputs.shape[-1] // 8
+        return ops.concatenate([ops.roll(inputs[..., :n], -1, axis=1), inputs[..., n:]], axis=-1)
+
+
+@pytest.mark.parametrize("order", [lambda x: ops.roll(x, 4, axis=-1), layers.Lambda(swapped), Shift()])
+def test_what_depends_on_the_number_of_a_channel_keeps_all(order):
+    inputs = keras.Input((5, 3))
+    model = shake(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(order(layers.Dense(16, name="d")(inputs))))))
+    assert widths(check(prune_units(model, 0.5)))["d"] == 16
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_normalization_that_trains_forever(nested):
+    """Keras runs it by other statistics in `predict` than when called."""
+    inputs, norm = keras.Input((3,)), layers.BatchNormalization()
+    around = keras.Sequential([keras.Input((4,)), norm]) if nested else norm
+    first = layers.Dense(4, name="d")
+    model = shake(keras.Model(inputs, layers.Dense(2)(around(first(inputs), training=True))))
+    first.set_weights([first.get_weights()[0] * [1, 0, 1, 0], np.ones(4)])
+    small, x = remove_dead_units(model), s.data(inputs=3)[0]
+    for way in (lambda network: array(network(x)), lambda network: network.predict(x, verbose=0)):
+        np.testing.assert_allclose(way(small), way(model), atol=1e-4)
+
+
+def test_a_nested_model_called_with_a_dict_takes_its_inputs_by_name():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    inner = keras.Model([b, a], layers.Concatenate()([layers.Dense(6, name="x")(a), layers.Dense(6, name="y")(b)]))
+    inputs = keras.Input((3,))
+    first, second = (layers.Dense(4, activation="relu", name=name)(inputs) for name in ("one", "two"))
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(inner({"a": first, "b": second}))))
+    small = check(prune_units(model, {"one": 0.75, "two": 0.25}))
+    assert widths(small) == {"one": 1, "two": 3, "x": 6, "y": 6, "out": 2}
+
+
+def test_a_layer_in_two_nested_models_and_around_them():
+    shared, towers = layers.Dense(4, name="shared"), []
+    for _ in range(2):
+        inputs = keras.Input((4,))
+        towers.append(keras.Model(inputs, layers.Dense(5, activation="relu")(shared(inputs))))
+    inputs = keras.Input((4,))
+    values = layers.Concatenate()([*(tower(inputs) for tower in towers), shared(inputs)])
+    model = shake(keras.Model(inputs, layers.Dense(2)(values)))
+    for pruned in (prune_weights(model, 0.5), prune_units(model, 0.4)):
+        small = remove_dead_units(pruned)
+        s.assert_same_outputs(pruned, small, inputs_for(model))
+        assert len(small.weights) == len(model.weights)
+        assert small.count_params() < model.count_params()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Conv9D(s.Mixing):
+    """One that Keras has not."""
+
+
+def test_a_name_like_that_of_a_convolution_says_nothing():
+    model = stack((3,), layers.Dense(4, name="d"), Conv9D(5), layers.Dense(2))
+    assert widths(check(prune_units(model, 0.5)))["d"] == 4
+
+
 @pytest.mark.parametrize("place", [1, 2])
 def test_normalization_around_flatten(place):
     around = [layers.Conv2D(5, 3, activation="relu", name="c"), layers.Flatten()]
