@@ -888,8 +888,10 @@ def _walk(model, around=()):
 
 def _matrices(layer, weights):
     """Those of a layer's weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
-    flags = [(item, item.trainable) for item in (*_parts(layer), *layer.weights)]
-    layer.trainable = True  # only for a moment, to tell a frozen weight from a state
+    parts = _parts(layer)
+    flags = [(item, item.trainable) for item in (*parts, *layer.weights)]
+    for part in parts:  # only for a moment, to tell a frozen weight from a state
+        part.trainable = True
     found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
     for item, flag in flags:
         item.trainable = flag
