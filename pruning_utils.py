@@ -208,6 +208,8 @@ def _check_model(model):
         raise TypeError(f"expected a keras.Model, not {type(model).__name__}")
     if not model.built:
         raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()  # in a callback the weights are in the training step
     for chain, weights in _walk(model):
         if any(re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name) for weight in weights):
             raise ValueError(f"layer {chain[0].name!r} is quantized or has LoRA enabled: prune before that, or merge")
@@ -219,13 +221,31 @@ def _rebuild(layer, rebuild=None, **changes):
     if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
     if _has_graph(layer):
-        return keras.models.clone_model(layer, clone_function=rebuild)
+        return _clone(layer, rebuild)
     try:
         return type(layer).from_config(layer.get_config() | changes)
     except Exception:
         if getattr(layer, "variables", []):
             raise
         return layer
+
+
+def _clone(model, rebuild, channels=None):
+    """A Sequential or functional model of what `rebuild` makes of the layers, for so many channels of each input."""
+    if channels is None and isinstance(model, keras.Sequential):
+        return keras.models.clone_model(model, clone_function=rebuild)
+    inputs = []
+    for n, (name, tensor) in enumerate(zip(_input_names(model), model.inputs)):
+        shape = tensor.shape if channels is None else (*tensor.shape[:-1], channels[n])
+        inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
+    inputs = inputs if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, inputs)
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
+
+
+def _input_names(model):
+    """The names by which a model's inputs can be given: those of its input layers, not of their tensors."""
+    names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
+    return [names.get(id(tensor), tensor.name) for tensor in model.inputs]
 
 
 def _copy(model, rebuild=_rebuild, values=None):
@@ -240,10 +260,11 @@ def _copy(model, rebuild=_rebuild, values=None):
         return made[id(layer)]
 
     try:
-        copy = keras.models.clone_model(model, **{"clone_function": once} if _has_graph(model) else {})
+        copy = once(model) if _has_graph(model) else keras.models.clone_model(model)
         if {id(weight) for weight in copy.weights} & {id(weight) for weight in model.weights}:
             raise ValueError("a layer made from its configuration has the weights of the first one")
-        for mine, yours in zip(_parts(copy), _parts(model)):
+        pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
+        for mine, yours in pairs:
             mine.trainable = yours.trainable
         if model.compiled:  # which Keras 3.8 leaves out
             copy.compile_from_config(model.get_compile_config())
@@ -254,9 +275,9 @@ def _copy(model, rebuild=_rebuild, values=None):
             f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
             "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
         ) from error
-    if type(copy) is not type(model):
-        lost = f"{type(copy).__name__}, without what {type(model).__name__} adds to it, as a train_step"
-        warnings.warn(f"Keras makes the copy of {model.name!r} a {lost}", stacklevel=2)
+    if lost := sorted({type(yours).__name__ for mine, yours in pairs if type(mine) is not type(yours)}):
+        why = "Keras makes plain models of them, without their call or train_step"
+        warnings.warn(f"the copy of {model.name!r} has no more {', '.join(lost)}: {why}", stacklevel=2)
     return copy
 
 
@@ -304,11 +325,11 @@ class _HoldZeros(keras.constraints.Constraint):
 def hold_sparsity(model, *, ignored_layers=()):
     """None: from now on what is zero in the model's hidden matrices stays exactly zero while it trains.
 
-    Units without any weight stay silent, too: what is zero of their biases and normalization stays zero. The zeros
-    become constraints of the variables, which every optimizer applies after its step, so neither momentum nor weight
-    decay revives a weight. Nothing of this is saved: a loaded or copied model is free until held again.
-    `release_sparsity(model)` undoes it. Call it with the model that is to be trained, not one nested in that, and again
-    after pruning further.
+    Units without any weight stay silent, too: what is zero of their biases and of what is trained of their
+    normalization stays zero. The zeros become constraints of the variables, which every Keras optimizer applies after
+    its step, so neither momentum nor weight decay revives a weight. Nothing of this is saved: a loaded or copied model
+    is free until held again. `release_sparsity(model)` undoes it. Call it with the model that is to be trained, not one
+    nested in that, and again after pruning further.
 
     Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
     applies constraints, so the average would not be sparse.
@@ -324,7 +345,8 @@ def hold_sparsity(model, *, ignored_layers=()):
 
 def _hold(model, masks):
     optimizer = getattr(model, "optimizer", None)
-    if any(getattr(item, "use_ema", None) for item in (optimizer, getattr(optimizer, "inner_optimizer", None))):
+    inner = getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "optimizers", ())
+    if any(getattr(item, "use_ema", None) for item in (optimizer, *inner)):
         raise ValueError("the optimizer has use_ema=True: its average of the weights would not stay sparse")
     release_sparsity(model)
     for number, mask in masks.items():
@@ -400,12 +422,13 @@ class GradualPruning(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
-        step, values = self._step(), {number: _numpy(self.model.weights[number]) for number in self._masks}
+        step, masks = self._step(), {number: mask for number, mask in self._masks.items() if mask.ndim > 1}
+        values = {number: _numpy(self.model.weights[number]) for number in masks}
         release_sparsity(self.model)
-        if step < self.end_step or any(values[number][~mask].any() for number, mask in self._masks.items()):
-            matrices = np.concatenate([value.ravel() for value in values.values() if value.ndim > 1])
+        if step < self.end_step or any(values[number][~mask].any() for number, mask in masks.items()):
+            zero = np.concatenate([value.ravel() == 0 for value in values.values()])
             asked = f"final_sparsity={self.final_sparsity} at end_step={self.end_step}"
-            warnings.warn(f"{asked} was not reached: {np.mean(matrices == 0):.3f} at step {step}", stacklevel=2)
+            warnings.warn(f"{asked} was not reached: {np.mean(zero):.3f} at step {step}", stacklevel=2)
 
     def _step(self):
         if hasattr(self.model, "jax_state_sync"):
@@ -570,31 +593,32 @@ class _Call(NamedTuple):
         """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
 
         It is tried out: a copy for all channels, and one for half of them with the weights of these, must say the same,
-        and nothing else if an example comes alone.
+        whichever half it is; and an example must say the same alone.
         """
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return None  # the mask that it makes depends on all channels
         sizes, size, rng = [_size(tensor) for tensor in self.ins], _size(self.outs[0]), np.random.default_rng(0)
-        wide = sizes if len(sizes) == 1 or sum(sizes) == size else [size]
-        halves = {n: np.random.default_rng(n).permutation(max(n, 4)) % 2 == 0 for n in wide}  # one has no half
-        by_count = {half.size: half for half in halves.values()}
+        wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
+        counts = [max(n, 4) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
+        every = {id(t): rng.normal(size=(2, *_sides(t), count)) for t, count in zip(self.ins, counts)}
         whole, part = _rebuild(self.layer, **self.config_changes()), _rebuild(self.layer, **self.config_changes())
-        every, some, axes = {}, {}, []
-        for tensor, n in zip(self.ins, sizes):
-            half = halves.get(n, np.full(n, True))
-            every[id(tensor)] = rng.normal(size=(2, *_sides(tensor), half.size))
-            some[id(tensor)] = every[id(tensor)][..., half]
         self.run(every, whole)  # which makes its weights
-        self.run(some, part)
-        for large, small in zip(getattr(whole, "weights", []), getattr(part, "weights", [])):
-            values = rng.uniform(0.5, 1.5, large.shape)
-            axes.append(next((axis for axis, n in enumerate(large.shape) if n != small.shape[axis]), None))
-            large.assign(values)
-            small.assign(values if axes[-1] is None else np.compress(by_count[large.shape[axes[-1]]], values, axes[-1]))
-        said, expected = self.run(some, part), self.run(every, whole)
-        alone = self.run({tensor: value[:1] for tensor, value in every.items()}, whole)
-        lined, _ = _lined_up([halves[n] for n in sizes if n in wide], expected.shape[-1])
-        same = [(said, expected[..., lined[0]]), (alone, expected[:1])]
+        values = [rng.uniform(0.5, 1.5, weight.shape) for weight in getattr(whole, "weights", [])]
+        for weight, value in zip(getattr(whole, "weights", []), values):
+            weight.assign(value)
+        expected, singles = self.run(every, whole), [{t: x[n : n + 1] for t, x in every.items()} for n in (0, 1)]
+        same = [(np.concatenate([self.run(single, whole) for single in singles]), expected)]
+        for trial in range(4):
+            halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
+            by_size, axes = {half.size: half for half in halves}, []
+            some = {id(tensor): every[id(tensor)][..., half] for tensor, half in zip(self.ins, halves)}
+            said = self.run(some, part)
+            for weight, value in zip(getattr(part, "weights", []), values):
+                axes.append(next((axis for axis, n in enumerate(value.shape) if n != weight.shape[axis]), None))
+                taken = value if axes[-1] is None else np.compress(by_size[value.shape[axes[-1]]], value, axes[-1])
+                weight.assign(taken)
+            lined, _ = _lined_up([half for half, halved in zip(halves, wide) if halved], expected.shape[-1])
+            same.append((self.run(some, part) if values else said, expected[..., lined[0]]))
         return axes if all(a.shape == b.shape and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
 
     def constants(self, constants):
@@ -682,7 +706,7 @@ class _Graph:
             kind, units = "reads", self.kernels[n][-1]
             if once and ins:
                 self.reads[n] = came[0], [(self.number[id(weight)], side) for weight, side in readers]
-        elif ins and (once or not weights) and not call.arguments[1].get("training"):  # else it differs from predict
+        elif ins and (once or not weights):
             axes, (lined, others) = self.channel_axes(call), _lined_up(came, _size(outs[0]))
             if axes is not None and len(lined):
                 kind, free = "passes", (lined > 0).all(axis=0)
@@ -731,7 +755,7 @@ class _Graph:
         if ignored & set(by_name):
             raise ValueError(f"layers with a fraction and in ignored_layers as well: {sorted(ignored & set(by_name))}")
         prunable = [own for n, own in enumerate(names) if self.matrices[n] and n not in self.outputs]
-        if void := set(by_name).difference(*prunable):
+        if void := {name for name in by_name if by_name[name]}.difference(*prunable):
             raise ValueError(f"layers with a fraction but nothing to prune: {sorted(void)}")
         by_name = {name: _check_sparsity(fraction) for name, fraction in by_name.items()}
         fractions = [next((by_name[name] for name in own if name in by_name), default) for own in names]
@@ -890,11 +914,13 @@ def _matrices(layer, weights):
     """Those of a layer's weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
     parts = _parts(layer)
     flags = [(item, item.trainable) for item in (*parts, *layer.weights)]
-    for part in parts:  # only for a moment, to tell a frozen weight from a state
-        part.trainable = True
+    for part in parts:
+        if not part.trainable:
+            part.trainable = True  # only for a moment, to tell a frozen weight from a state
     found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
     for item, flag in flags:
-        item.trainable = flag
+        if item.trainable != flag:
+            item.trainable = flag
     return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
 
 
@@ -918,7 +944,7 @@ def _calls(model, options=None):
         ins, outs, training = _tensors((args, kwargs)), _tensors(results), kwargs.get("training")
         if _has_graph(layer):
             if args and isinstance(args[0], dict):  # whose keys say what is what
-                names = sorted(layer.input) if isinstance(layer.input, dict) else [t.name for t in layer.inputs]
+                names = sorted(layer.input) if isinstance(layer.input, dict) else _input_names(layer)
                 ins = [args[0][name] for name in names]
             inner, entries, exits = _calls(layer, {"training": True} if training else options)
             calls.extend([_Call(layer, None, ins, entries), *inner, _Call(None, None, exits, outs)])
@@ -946,6 +972,12 @@ def _size(tensor):
 def _sides(tensor, unknown=16):
     """The sizes of the axes between the first and the last, `unknown` for unknown ones."""
     return [side or unknown for side in tensor.shape[1:-1]]
+
+
+def _half(count, trial):
+    """For so many channels whether each is in that half: the first, the last, a random one, and the others."""
+    order = np.arange(count) if trial < 2 else np.random.default_rng(count).permutation(count)
+    return order < count // 2 if trial % 2 == 0 else order >= count - count // 2
 
 
 def _reader(layer):
@@ -996,13 +1028,10 @@ def remove_dead_units(model):
     def rebuild(layer, once):
         if not _has_graph(layer):
             return _rebuild(layer, **changes.get(id(layer), {}))
-        inputs, entrances = [], [tensor for _, call in graph.calls if call.layer is layer for tensor in call.outs]
-        for tensor, entrance in zip(layer.inputs, entrances):
-            left = needed[graph.channels[id(entrance)]]
-            shape = entrance.shape if left.all() else (*entrance.shape[:-1], int(left.sum()))
-            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name))
-        inputs = inputs if isinstance(layer, keras.Sequential) else keras.tree.pack_sequence_as(layer.input, inputs)
-        return keras.models.clone_model(layer, input_tensors=inputs, clone_function=once)
+        entrances = [tensor for _, call in graph.calls if call.layer is layer for tensor in call.outs]
+        stay = [needed[graph.channels[id(tensor)]] for tensor in entrances]
+        channels = [tensor.shape[-1] if stays.all() else int(stays.sum()) for tensor, stays in zip(entrances, stay)]
+        return _clone(layer, once, channels or None)
 
     added = {kernel: [values[bias]] for kernel, bias in biases.items()}  # which stand behind the kernels
     left = [value for n, value in enumerate(values[: len(whole.weights)]) for value in (value, *added.get(n, ()))]

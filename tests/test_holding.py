@@ -299,6 +299,16 @@ def test_gradual_pruning_prunes_the_smallest_at_that_moment_at_once_if_it_begins
         assert method == "weight" or not silent.any()
 
 
+def test_means_that_the_layer_itself_moves_are_no_missed_end(recwarn):
+    """Behind a sigmoid silent units put out a half, and normalization notes it."""
+    parts = layers.Dense(8), layers.Activation("sigmoid"), layers.BatchNormalization(momentum=0.5), layers.Dense(3)
+    model = s.compile_(s.stack((6,), *parts))
+    x, y = s.data()
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[pu.GradualPruning(0.1, 0.5, 1, 6, 2, method="unit")])
+    assert (array(model.layers[0].kernel).any(axis=0)).sum() == 4
+    assert not [warning for warning in recwarn if "not reached" in str(warning.message)]
+
+
 def test_gradual_pruning_takes_ignored_layers_scope_and_scores():
     model, noise = mlp(units=(20, 10), optimizer=optimizers.SGD(0.05)), {}
 

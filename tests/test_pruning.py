@@ -711,15 +711,47 @@ class Built(keras.Model):
         super().__init__(inputs, layers.Dense(3)(layers.Dense(units)(inputs)))
 
 
-def test_a_lost_class_is_said():
-    with pytest.warns(UserWarning, match="Functional, without what Built adds"):
-        copy = prune_weights(shake(Built()), 0.5)
-    assert not isinstance(copy, Built)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_lost_class_is_said(nested):
+    model = stack((6,), Built(), layers.Dense(2)) if nested else shake(Built())
+    with pytest.warns(UserWarning, match="no more Built"):
+        copy = prune_weights(model, 0.5)
+    assert type(copy) is not Built
+
+
+def test_names_of_inputs_stay():
+    inputs, others = keras.Input((6,)), keras.Input((4,))  # Keras's own clone has the names of their tensors
+    inner = keras.Model(others, layers.Dense(4)(others))
+    model = shake(keras.Model(inputs, layers.Dense(3)(inner(layers.Dense(4)(inputs)))))
+    copy = prune_units(model, 0.5)
+    assert [layer.name for layer in copy.layers] == [layer.name for layer in model.layers]
+    assert [layer.name for layer in copy.layers[2].layers] == [layer.name for layer in inner.layers]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Helped(layers.Layer):
+    """One that a user has given a layer without weights, which its configuration does not know."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.helper, self.one, self.two = None, layers.Dense(4), layers.Dense(4)
+
+    def call(self, inputs):
+        return self.one(inputs) + self.two(inputs)
+
+
+def test_flags_go_to_the_layers_that_have_weights():
+    helped = Helped()
+    helped.helper = layers.ReLU()
+    model = stack((6,), helped, layers.Dense(4), layers.Dense(3))
+    helped.one.trainable = False
+    assert [v.trainable for v in prune_weights(model, 0.5).weights] == [v.trainable for v in model.weights]
 
 
 @BOTH
 def test_a_fraction_for_what_is_never_pruned_is_refused(prune):
     model = stack((6,), layers.Dense(4, name="d"), layers.ReLU(name="r"), layers.Dense(3, name="out"))
     for name in ("out", "r"):
+        check(model, prune(model, {"d": 0.0, name: 0.0}), {})
         with pytest.raises(ValueError, match=f"nothing to prune: .'{name}'"):
             prune(model, {"d": 0.5, name: 0.5})
