@@ -943,9 +943,10 @@ def _calls(model, options=None):
         results = layer(*args, **kwargs)
         ins, outs, training = _tensors((args, kwargs)), _tensors(results), kwargs.get("training")
         if _has_graph(layer):
-            if args and isinstance(args[0], dict):  # whose keys say what is what
+            given = args[0] if args else kwargs.get("inputs")
+            if isinstance(given, dict):  # whose keys say what is what
                 names = sorted(layer.input) if isinstance(layer.input, dict) else _input_names(layer)
-                ins = [args[0][name] for name in names]
+                ins = [given[name] for name in names]
             inner, entries, exits = _calls(layer, {"training": True} if training else options)
             calls.extend([_Call(layer, None, ins, entries), *inner, _Call(None, None, exits, outs)])
         else:

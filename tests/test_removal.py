@@ -346,12 +346,13 @@ def test_normalization_that_trains_forever(nested):
         np.testing.assert_allclose(way(small), way(model), atol=1e-4)
 
 
-def test_a_nested_model_called_with_a_dict_takes_its_inputs_by_name():
+@pytest.mark.parametrize("call", [lambda model, x: model(x), lambda model, x: model(inputs=x)])
+def test_a_nested_model_called_with_a_dict_takes_its_inputs_by_name(call):
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
     inner = keras.Model([b, a], layers.Concatenate()([layers.Dense(6, name="x")(a), layers.Dense(6, name="y")(b)]))
     inputs = keras.Input((3,))
     first, second = (layers.Dense(4, activation="relu", name=name)(inputs) for name in ("one", "two"))
-    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(inner({"a": first, "b": second}))))
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(call(inner, {"a": first, "b": second}))))
     small = check(prune_units(model, {"one": 0.75, "two": 0.25}))
     assert widths(small) == {"one": 1, "two": 3, "x": 6, "y": 6, "out": 2}
 
