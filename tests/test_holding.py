@@ -299,6 +299,14 @@ def test_gradual_pruning_prunes_the_smallest_at_that_moment_at_once_if_it_begins
         assert method == "weight" or not silent.any()
 
 
+def test_training_that_ends_just_at_the_last_step_is_no_missed_end(recwarn):
+    model = mlp(units=(10,))
+    x, y = s.data()
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[pu.GradualPruning(0, 0.5, 0, 6, 2)])
+    assert not array(model.layers[0].kernel).all()
+    assert not [warning for warning in recwarn if "not reached" in str(warning.message)]
+
+
 def test_means_that_the_layer_itself_moves_are_no_missed_end(recwarn):
     """Behind a sigmoid silent units put out a half, and normalization notes it."""
     parts = layers.Dense(8), layers.Activation("sigmoid"), layers.BatchNormalization(momentum=0.5), layers.Dense(3)
