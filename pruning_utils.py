@@ -203,113 +203,6 @@ def _set_of(names):
     return {names} if isinstance(names, str) else set(names)
 
 
-def _check_model(model):
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"expected a keras.Model, not {type(model).__name__}")
-    if not model.built:
-        raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()  # in a callback the weights are in the training step
-    for chain, weights in _walk(model):
-        if any(re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name) for weight in weights):
-            raise ValueError(f"layer {chain[0].name!r} is quantized or has LoRA enabled: prune before that, or merge")
-
-
-def _rebuild(layer, rebuild=None, **changes):
-    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code. Of a
-    model the layers are made by `rebuild`."""
-    if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
-        return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
-    if _has_graph(layer):
-        return _clone(layer, rebuild)
-    try:
-        return type(layer).from_config(layer.get_config() | changes)
-    except Exception:
-        if getattr(layer, "variables", []):
-            raise
-        return layer
-
-
-def _clone(model, rebuild, channels=None):
-    """A Sequential or functional model of what `rebuild` makes of the layers, for so many channels of each input."""
-    if channels is None and isinstance(model, keras.Sequential):
-        return keras.models.clone_model(model, clone_function=rebuild)
-    inputs = []
-    for n, (name, tensor) in enumerate(zip(_input_names(model), model.inputs)):
-        shape = tensor.shape if channels is None else (*tensor.shape[:-1], channels[n])
-        inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
-    inputs = inputs if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, inputs)
-    return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
-
-
-def _input_names(model):
-    """The names by which a model's inputs can be given: those of its input layers, not of their tensors."""
-    names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
-    return [names.get(id(tensor), tensor.name) for tensor in model.inputs]
-
-
-def _copy(model, rebuild=_rebuild, values=None):
-    """A new model with the architecture, names and weights of `model` (or what `rebuild` makes of its layers, and
-    `values`), compiled as it was."""
-    _check_model(model)
-    made = {}  # a layer can be in several nested models
-
-    def once(layer):
-        if id(layer) not in made:
-            made[id(layer)] = rebuild(layer, once)
-        return made[id(layer)]
-
-    try:
-        copy = once(model) if _has_graph(model) else keras.models.clone_model(model)
-        if {id(weight) for weight in copy.weights} & {id(weight) for weight in model.weights}:
-            raise ValueError("a layer made from its configuration has the weights of the first one")
-        pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
-        for mine, yours in pairs:
-            mine.trainable = yours.trainable
-        if model.compiled:  # which Keras 3.8 leaves out
-            copy.compile_from_config(model.get_compile_config())
-        _assign(copy, model.weights if values is None else values)
-    except Exception as error:
-        raise ValueError(
-            f"Keras can't rebuild model {model.name!r} from its configuration ({type(error).__name__}: "
-            f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
-            "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
-        ) from error
-    if lost := sorted({type(yours).__name__ for mine, yours in pairs if type(mine) is not type(yours)}):
-        why = "Keras makes plain models of them, without their call or train_step"
-        warnings.warn(f"the copy of {model.name!r} has no more {', '.join(lost)}: {why}", stacklevel=2)
-    return copy
-
-
-def _assign(model, values):
-    for weight, value in zip(model.weights, values, strict=True):
-        weight.assign(keras.ops.copy(value))  # JAX deletes the arrays that a compiled step has used
-    for layer in _parts(model):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # what it computes with follows from its weights
-        if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
-            layer.reset_state()  # of a recurrent layer, which is not among its weights
-
-
-def _parts(layer):
-    """The layer and all layers inside it, at any depth, those around others first."""
-    found, inside = {}, [layer]
-    for item in inside:  # which grows
-        if isinstance(item, (list, tuple)):
-            inside.extend(item)
-        elif isinstance(item, dict):
-            inside.extend(item.values())
-        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
-            found[id(item)] = item
-            inside.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
-    return list(found.values())
-
-
-def _has_graph(layer):
-    """Whether it is a Sequential or functional model, whose calls can be followed."""
-    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
-
-
 # --------------------------------------------------------------------------------------------- training
 class _HoldZeros(keras.constraints.Constraint):
     """A variable's constraint: after every optimizer step, zero wherever `mask` is False."""
@@ -563,6 +456,114 @@ def plot_sweep(results, *, style=None, title=None):
     axes[2].legend(handlelength=4, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(title or "Accuracy, error and loss over sparsity")
     return figure
+
+
+# ------------------------------------------------------------------------------------- copies of a model
+def _check_model(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"expected a keras.Model, not {type(model).__name__}")
+    if not model.built:
+        raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()  # in a callback the weights are in the training step
+    for chain, weights in _walk(model):
+        if any(re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name) for weight in weights):
+            raise ValueError(f"layer {chain[0].name!r} is quantized or has LoRA enabled: prune before that, or merge")
+
+
+def _rebuild(layer, rebuild=None, **changes):
+    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code. Of a
+    model the layers are made by `rebuild`."""
+    if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
+        return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
+    if _has_graph(layer):
+        return _clone(layer, rebuild)
+    try:
+        return type(layer).from_config(layer.get_config() | changes)
+    except Exception:
+        if getattr(layer, "variables", []):
+            raise
+        return layer
+
+
+def _clone(model, rebuild, channels=None):
+    """A Sequential or functional model of what `rebuild` makes of the layers, for so many channels of each input."""
+    if channels is None and isinstance(model, keras.Sequential):
+        return keras.models.clone_model(model, clone_function=rebuild)
+    inputs = []
+    for n, (name, tensor) in enumerate(zip(_input_names(model), model.inputs)):
+        shape = tensor.shape if channels is None else (*tensor.shape[:-1], channels[n])
+        inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
+    inputs = inputs if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, inputs)
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
+
+
+def _input_names(model):
+    """The names by which a model's inputs can be given: those of its input layers, not of their tensors."""
+    names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
+    return [names.get(id(tensor), tensor.name) for tensor in model.inputs]
+
+
+def _copy(model, rebuild=_rebuild, values=None):
+    """A new model with the architecture, names and weights of `model` (or what `rebuild` makes of its layers, and
+    `values`), compiled as it was."""
+    _check_model(model)
+    made = {}  # a layer can be in several nested models
+
+    def once(layer):
+        if id(layer) not in made:
+            made[id(layer)] = rebuild(layer, once)
+        return made[id(layer)]
+
+    try:
+        copy = once(model) if _has_graph(model) else keras.models.clone_model(model)
+        if {id(weight) for weight in copy.weights} & {id(weight) for weight in model.weights}:
+            raise ValueError("a layer made from its configuration has the weights of the first one")
+        pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
+        for mine, yours in pairs:
+            mine.trainable = yours.trainable
+        if model.compiled:  # which Keras 3.8 leaves out
+            copy.compile_from_config(model.get_compile_config())
+        _assign(copy, model.weights if values is None else values)
+    except Exception as error:
+        raise ValueError(
+            f"Keras can't rebuild model {model.name!r} from its configuration ({type(error).__name__}: "
+            f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
+            "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
+        ) from error
+    if lost := sorted({type(yours).__name__ for mine, yours in pairs if type(mine) is not type(yours)}):
+        why = "Keras makes plain models of them, without their call or train_step"
+        warnings.warn(f"the copy of {model.name!r} has no more {', '.join(lost)}: {why}", stacklevel=2)
+    return copy
+
+
+def _assign(model, values):
+    for weight, value in zip(model.weights, values, strict=True):
+        weight.assign(keras.ops.copy(value))  # JAX deletes the arrays that a compiled step has used
+    for layer in _parts(model):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # what it computes with follows from its weights
+        if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
+            layer.reset_state()  # of a recurrent layer, which is not among its weights
+
+
+def _parts(layer):
+    """The layer and all layers inside it, at any depth, those around others first."""
+    found, inside = {}, [layer]
+    for item in inside:  # which grows
+        if isinstance(item, (list, tuple)):
+            inside.extend(item)
+        elif isinstance(item, dict):
+            inside.extend(item.values())
+        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
+            found[id(item)] = item
+            inside.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
+    return list(found.values())
+
+
+def _has_graph(layer):
+    """Whether it is a Sequential or functional model, whose calls can be followed."""
+    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
 
 
 # ---------------------------------------------------------------------------------- the graph of a model
