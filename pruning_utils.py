@@ -354,13 +354,13 @@ def sparsity_report(model) -> pd.DataFrame:
 
 
 def sparsity_sweep(
-    model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, batch_size=2_500
+    model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **evaluate_options
 ) -> pd.DataFrame:
     """One row per method ("weight", "unit") and sparsity: how the model does on (x, y) when pruned once, not trained.
 
     x and y are what `model.evaluate` takes, and the columns what it gives (`loss`, `accuracy`, ...), then
-    `compression_ratio` and `theoretical_speedup` (see `score`). The other arguments are those of `prune_weights`;
-    `batch_size` is for arrays. A copy is pruned and tested: `model` and its optimizer are left alone.
+    `compression_ratio` and `theoretical_speedup` (see `score`). `scope` to `scores` are those of `prune_weights`; other
+    arguments (`batch_size`, ...) go to `evaluate`. Pruned is a copy: `model` and its optimizer are left alone.
 
     Raises as `prune_weights` does, and what Keras says of a model that is not compiled.
     """
@@ -372,23 +372,24 @@ def sparsity_sweep(
         masks = graph.masks(method, fractions, scope, scores)
         _assign(pruned, model.weights)
         _apply(pruned, masks)
-        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, batch_size))
+        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, evaluate_options))
     return pd.DataFrame(rows)
 
 
-def score(model, x, y=None, *, dense=None, batch_size=2_500) -> dict:
+def score(model, x, y=None, *, dense=None, **evaluate_options) -> dict:
     """What `model.evaluate` gives (`loss`, `accuracy`, ...), `compression_ratio` and `theoretical_speedup` of a model.
 
     The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones that are left
     once dead units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size
-    counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model.
+    counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model. Other
+    arguments (`batch_size`, `sample_weight`, ...) go to `evaluate`.
     """
     graph = _Graph(model)
-    return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, batch_size)
+    return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, evaluate_options)
 
 
-def _measure(model, graph, dense_graph, x, y, batch_size):
-    logs = model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
+def _measure(model, graph, dense_graph, x, y, options):
+    logs = model.evaluate(x, y, return_dict=True, **{"verbose": 0} | options)
     values, *_ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
     whole = dense_graph.cost([math.prod(weight.shape) for weight in dense_graph.weights])
     left = graph.cost([int(np.count_nonzero(value)) for value in values])

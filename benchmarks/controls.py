@@ -1,10 +1,11 @@
 # The controls of the five seeds: the last cell of the walkthrough when benchmarks/seeds.py runs it. The names, and with
 # them the recipe, are the notebook's. Leaves IMAGES/seed.csv: its rows and these, each with the validation accuracy.
+BATCHES = {"batch_size": 2_500}
 networks = {(name, "plain"): model for name, model in plain.items()}
 networks |= {(name, "L1"): model for name, model in penalized.items()}
 networks["FMNIST", "longer"] = longer
 checks = [
-    pu.sparsity_sweep(model, *validation[name]).assign(dataset=name, training=training)
+    pu.sparsity_sweep(model, *validation[name], **BATCHES).assign(dataset=name, training=training)
     for (name, training), model in networks.items()
 ]
 keys = ["dataset", "training", "method", "sparsity"]
@@ -18,14 +19,16 @@ def lots_for(variable):
 
 
 def scored(model, name, **row):
-    row |= {"dataset": name, "training": "L1", **pu.score(model, *test[name], dense=penalized[name])}
-    return pd.DataFrame([row | {"validation_accuracy": pu.score(model, *validation[name])["accuracy"]}])
+    row |= {"dataset": name, "training": "L1", **pu.score(model, *test[name], dense=penalized[name], **BATCHES)}
+    return pd.DataFrame([row | {"validation_accuracy": pu.score(model, *validation[name], **BATCHES)["accuracy"]}])
 
 
 for name in data:
     # The same sweep with the weights and units to prune drawn by lot.
-    drawn = pu.sparsity_sweep(penalized[name], *test[name], scores=lots_for)
-    drawn["validation_accuracy"] = pu.sparsity_sweep(penalized[name], *validation[name], scores=lots_for).accuracy
+    drawn = pu.sparsity_sweep(penalized[name], *test[name], scores=lots_for, **BATCHES)
+    drawn["validation_accuracy"] = pu.sparsity_sweep(
+        penalized[name], *validation[name], scores=lots_for, **BATCHES
+    ).accuracy
     tables.append(drawn.assign(dataset=name, training="L1", stage="one-shot", criterion="random"))
 
     # The shape of 90 % of the units pruned, from scratch, by the same steps: as many epochs in all, nothing pruned.

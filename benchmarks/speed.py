@@ -4,9 +4,9 @@ Prints, as medians over ROUNDS (3) interleaved rounds,
 - VGG16 (134 million weights): time and peak memory of `prune_units` against those of a copy, a process for each;
 - ResNet50 (96 × 96 pixels), half of its units pruned and removed: how much smaller, the difference of the outputs, the
   time against that of a copy, and the latency before and after;
-- the 20-point sweep of the walkthrough's network on 10,000 images against the loop that people write (clone, compile,
-  evaluate with its defaults, for each point), and against the matrix products alone of the 20 networks, of the dense
-  size and of what is left once dead units are removed;
+- the 20-point sweep of the walkthrough's network on 10,000 images, 2,500 at a time and with its defaults, against the
+  loop that people write (clone, compile, evaluate with its defaults, for each point), and against the matrix products
+  alone of the 20 networks, of the dense size and of what is left once dead units are removed;
 - the latency of networks with removed units against the dense one.
 """
 
@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -122,7 +123,8 @@ def sweep(rounds):
     removed = [pu.remove_dead_units(network) for network in pruned]
     products(pruned + removed, tensor)
     ways = {
-        "sparsity_sweep": (pu.sparsity_sweep, model, x, y),
+        "sparsity_sweep": (partial(pu.sparsity_sweep, batch_size=2_500), model, x, y),
+        "... with its defaults": (pu.sparsity_sweep, model, x, y),
         "clone, compile, evaluate": (loop, model, x, y),
         "products, dense size": (products, pruned, tensor),
         "products, units removed": (products, removed, tensor),

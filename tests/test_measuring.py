@@ -131,6 +131,29 @@ def test_sweep_equals_evaluate_on_pruned_models():
     assert pu.score(model, X, Y)["theoretical_speedup"] == 1
 
 
+def test_examples_come_as_evaluate_takes_them():
+    model, sizes = stack((6,), layers.Dense(5), layers.Dense(3)), []
+
+    @keras.saving.register_keras_serializable()
+    def loss(y_true, y_pred):
+        sizes.append(len(y_true))
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+    model.compile(loss=loss, weighted_metrics=["accuracy"], run_eagerly=True)
+    x, y = X[:40], Y[:40]
+    pu.score(model, x, y)
+    assert sizes[-2:] == [32, 8]
+    pu.score(model, x, y, batch_size=20)
+    assert sizes[-2:] == [20, 20]
+    first = (np.arange(40) < 5).astype(float)
+    alone = model.evaluate(x[:5], y[:5], verbose=0, return_dict=True)["accuracy"]
+    assert pu.score(model, x, y, sample_weight=first)["accuracy"] == pytest.approx(alone)
+    sweep = pu.sparsity_sweep(model, x, y, (0,), sample_weight=first, batch_size=40)
+    assert sweep["accuracy"].tolist() == pytest.approx([alone, alone])
+    with pytest.raises((TypeError, ValueError), match="ignored_layer"):
+        pu.sparsity_sweep(model, x, y, (0,), ignored_layer="dense")
+
+
 def test_ratios_of_a_subclassed_model_count_its_zeros():
     model = s.Subclassed(9)
     model.predict(X, verbose=0)
