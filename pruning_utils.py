@@ -222,7 +222,7 @@ def hold_sparsity(model, *, ignored_layers=()):
     normalization stays zero. The zeros become constraints of the variables, which every Keras optimizer applies after
     its step, so neither momentum nor weight decay revives a weight. Nothing of this is saved: a loaded or copied model
     is free until held again. `release_sparsity(model)` undoes it. Call it with the model that is to be trained, not one
-    nested in that, and again after pruning further.
+    nested in that, before a training step of your own is compiled, and again after pruning further.
 
     Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
     applies constraints, so the average would not be sparse.
@@ -263,8 +263,9 @@ class GradualPruning(keras.callbacks.Callback):
     final + (initial - final) * (1 - (t - begin) / (end - begin))**3 by `method` "weight" or "unit", by the weights as
     they are then; `scope`, `ignored_layers` and `scores` are those of `prune_weights`. From one pruning to the next the
     zeros are held, and nothing else; after training they are not: call `hold_sparsity` to go on (or `release_sparsity`,
-    if training was interrupted). Warns if training starts behind `end_step`, or ends without `final_sparsity`; a
-    callback that restores weights has to stand before this one.
+    if training was interrupted). Warns if training starts behind `end_step`, or ends without `final_sparsity`. A
+    callback that restores weights has to stand before this one; one that saves the best epoch may save a dense one. On
+    JAX each pruning compiles the training step anew, so a low `frequency` costs time there.
 
     Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
     """
@@ -397,17 +398,17 @@ def _measure(model, graph, dense_graph, x, y, options):
     return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios))
 
 
-def measure_latency(model, x, batch_sizes=(1, 100, 10_000), *, seconds=1.0) -> pd.DataFrame:
+def measure_latency(model, x, batch_sizes=(1, 32), *, seconds=1.0) -> pd.DataFrame:
     """One row per batch size: `milliseconds` per call (the median), `images_per_second` and the `calls` timed.
 
     A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them), compiled and warmed
     up; they are already tensors, so that the network is timed and not the copying. There are at least 5 calls, and as
     many as fit into `seconds`. Raises ValueError for a batch size that `x` does not have.
     """
-    available, rows = len(keras.tree.flatten(x)[0]), []
-    for size in batch_sizes:
-        if not 1 <= size <= available:
-            raise ValueError(f"batch size {size!r} is not between 1 and the {available} examples of x")
+    available, sizes, rows = len(keras.tree.flatten(x)[0]), list(batch_sizes), []
+    if wrong := [size for size in sizes if not 1 <= size <= available]:
+        raise ValueError(f"batch sizes {wrong} are not between 1 and the {available} examples of x")
+    for size in sizes:
         batch = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:size]), x)  # noqa: B023
         timer = timeit.Timer(lambda: model.predict_on_batch(batch))  # noqa: B023
         once = timer.repeat(3, 1)[-1]  # the first calls compile

@@ -138,11 +138,11 @@ def sweep(rounds):
 def latency():
     model, x = pu.build_model(seed=0), pu.load_dataset("mnist").x_test
     print("\nremoved units: how many times faster than the dense network at batch 1, 100 and 10,000")
-    dense = pu.measure_latency(model, x).milliseconds
+    dense = pu.measure_latency(model, x, (1, 100, 10_000)).milliseconds
     for sparsity in (0.5, 0.8, 0.9, 0.95):
         zeros = pu.prune_units(model, sparsity)
         small = pu.remove_dead_units(zeros)
-        ratios = [dense / pu.measure_latency(network, x).milliseconds for network in (zeros, small)]
+        ratios = [dense / pu.measure_latency(network, x, (1, 100, 10_000)).milliseconds for network in (zeros, small)]
         texts = [" ".join(f"{ratio:6.2f}" for ratio in values) for values in ratios]
         ideal = model.count_params() / small.count_params()
         print(f"  sparsity {sparsity:.2f}: zeros alone {texts[0]}   removed {texts[1]}   ideal {ideal:6.1f}")

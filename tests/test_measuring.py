@@ -402,8 +402,9 @@ def test_latency_table():
     assert sizes == [7] * (row.calls + 3)
     assert 5 <= row.calls <= 10
     assert 10 <= row.milliseconds < 50
-    with pytest.raises(ValueError, match="50"):
-        pu.measure_latency(mlp(), X, [51])
+    with pytest.raises(ValueError, match=r"\[51\] are not between 1 and the 50"):
+        pu.measure_latency(model, X, [1, 51])
+    assert len(sizes) == row.calls + 3  # nothing was timed before
 
 
 def test_compressed_size():
