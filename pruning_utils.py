@@ -389,9 +389,9 @@ def score(model, x, y=None, *, dense=None, batch_size=2_500) -> dict:
 
 def _measure(model, graph, dense_graph, x, y, batch_size):
     logs = model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
-    values, *_ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
-    whole = dense_graph.cost([math.prod(weight.shape) for weight in dense_graph.weights])
-    left = graph.cost([int(np.count_nonzero(value)) for value in values])
+    values, _ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
+    whole = dense_graph.cost({n: math.prod(weight.shape) for n, weight in dense_graph.weights.items()})
+    left = graph.cost({n: int(np.count_nonzero(value)) for n, value in values.items()})
     ratios = [size / part if part else math.inf for size, part in zip(whole, left)]
     return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios))
 
@@ -466,18 +466,15 @@ def _check_model(model):
         raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()  # in a callback the weights are in the training step
-    for chain, weights in _walk(model):
-        if any(re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name) for weight in weights):
-            raise ValueError(f"layer {chain[0].name!r} is quantized or has LoRA enabled: prune before that, or merge")
+    for weight in model.weights:
+        if re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name):
+            raise ValueError(f"{weight.path}: the layer is quantized or has LoRA enabled: prune before that, or merge")
 
 
-def _rebuild(layer, rebuild=None, **changes):
-    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code. Of a
-    model the layers are made by `rebuild`."""
+def _rebuild(layer, **changes):
+    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code."""
     if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
-    if _has_graph(layer):
-        return _clone(layer, rebuild)
     try:
         return type(layer).from_config(layer.get_config() | changes)
     except Exception:
@@ -486,37 +483,34 @@ def _rebuild(layer, rebuild=None, **changes):
         return layer
 
 
-def _clone(model, rebuild, channels=None):
-    """A Sequential or functional model of what `rebuild` makes of the layers, for so many channels of each input."""
-    if channels is None and isinstance(model, keras.Sequential):
-        return keras.models.clone_model(model, clone_function=rebuild)
-    inputs = []
-    for n, (name, tensor) in enumerate(zip(_input_names(model), model.inputs)):
-        shape = tensor.shape if channels is None else (*tensor.shape[:-1], channels[n])
-        inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
-    inputs = inputs if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, inputs)
-    return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
-
-
 def _input_names(model):
     """The names by which a model's inputs can be given: those of its input layers, not of their tensors."""
     names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
     return [names.get(id(tensor), tensor.name) for tensor in model.inputs]
 
 
-def _copy(model, rebuild=_rebuild, values=None):
-    """A new model with the architecture, names and weights of `model` (or what `rebuild` makes of its layers, and
-    `values`), compiled as it was."""
+def _copy(model, changes=None, values=None):
+    """A new model with the architecture, names and weights of `model`, compiled as it was. `changes` has for id(layer)
+    what is new in its configuration, or for that of a nested model the shapes of its inputs; `values` then its weights.
+    """
     _check_model(model)
-    made = {}  # a layer can be in several nested models
+    made, changes = {}, changes or {}  # a layer can be in several nested models
 
-    def once(layer):
+    def rebuild(layer):
         if id(layer) not in made:
-            made[id(layer)] = rebuild(layer, once)
+            change = changes.get(id(layer), {})
+            made[id(layer)] = clone(layer, change) if _has_graph(layer) else _rebuild(layer, **change)
         return made[id(layer)]
 
+    def clone(model, shapes):
+        inputs = []
+        for tensor, shape, name in zip(model.inputs, shapes or [t.shape for t in model.inputs], _input_names(model)):
+            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
+        inputs = keras.tree.pack_sequence_as(getattr(model, "input", model.inputs), inputs)
+        return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
+
     try:
-        copy = once(model) if _has_graph(model) else keras.models.clone_model(model)
+        copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
         if {id(weight) for weight in copy.weights} & {id(weight) for weight in model.weights}:
             raise ValueError("a layer made from its configuration has the weights of the first one")
         pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
@@ -568,11 +562,10 @@ def _has_graph(layer):
 
 # ---------------------------------------------------------------------------------- the graph of a model
 class _Call(NamedTuple):
-    """A call of a layer in a model's graph, with symbolic tensors; without arguments it links a nested model's tensors
-    with those around it."""
+    """A call of a layer in a model's graph, with symbolic tensors."""
 
     layer: keras.layers.Layer
-    arguments: tuple | None
+    arguments: tuple
     ins: list
     outs: list
 
@@ -625,6 +618,8 @@ class _Call(NamedTuple):
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
         came, size, found = [constants[id(tensor)] for tensor in self.ins], _size(self.outs[0]), []
+        if not np.isfinite(np.concatenate(came)).any():
+            return np.full(size, np.nan)
         for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
             shapes = [(1, *_sides(tensor, unknown), constant.size) for tensor, constant in zip(self.ins, came)]
             values = [np.broadcast_to(np.nan_to_num(constant), shape) for constant, shape in zip(came, shapes)]
@@ -654,77 +649,85 @@ class _Graph:
         source = keras.Model(model.inputs, model.outputs) if copy is None and _has_graph(model) else model
         copy = copy or (model if source is model else _copy(source))
         walked, numbers = list(_walk(copy)), {id(weight): n for n, weight in enumerate(model.weights)}
-        self.weights = model.weights
+        self.weights = dict(enumerate(model.weights))
         self.number = {id(mine): numbers[id(weight)] for mine, weight in zip(copy.weights, source.weights)}
         self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
         self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
-        self.calls = []  # (kind, call), where `follow` says the kind
+        self.calls, outputs = _calls(copy) if _has_graph(copy) else ([], [])
         self.channels = {}  # id(tensor): for each of its channels the unit that it comes from
-        self.heads = {}  # id(tensor): the layers with matrices that one meets first on the way back from it
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
-        self.kernels = {}  # layer: (kernel, axis of its units, bias or None, units)
-        self.reads = {}  # layer: (channels, [(weight, axis), ...]) that it reads, unless called at several places
+        self.kernels = {}  # layer: (kernel, axis of its units, bias, units); a bias it lacks has half a number more
+        self.readers = {}  # layer: [(weight, axis of the channels that it reads), ...]
+        self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `channel_axes` has found out
         self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
-        calls, inputs, outputs = [_Call(chain[0], None, [], []) for chain, _ in walked], [], []  # each by itself
-        if _has_graph(copy):
-            calls, inputs, outputs = _calls(copy)
-        for tensor in inputs:
-            self.channels[id(tensor)], self.heads[id(tensor)] = np.zeros(_size(tensor), int), set()
-        for call in calls:
-            self.follow(call, sum(call.layer is other.layer for other in calls) == 1)
-        last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
-        self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) if outputs else set(last)
+        for n, (chain, _) in enumerate(walked):
+            if _reader(chain[0]) and self.position[id(chain[0])] == n:
+                self.number_units(n, chain[0])
+        for tensor in copy.inputs if self.calls else ():
+            self.channels[id(tensor)] = np.zeros(_size(tensor), int)
+        for call in self.calls:
+            self.follow(call)
+        self.outputs = self.output_layers(outputs)
         self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
         self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
-        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | (not outputs)
+        called = [self.position.get(id(call.layer), -1) for call in self.calls]
+        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | ~np.isin(self.owner, called)
+
+    def number_units(self, n, layer):
+        kernel, axis, readers = _reader(layer)
+        number, units = self.number[id(kernel)], len(self.owner) + np.arange(kernel.shape[axis])
+        self.owner = np.append(self.owner, np.full(units.size, n))
+        self.kernels[n] = number, axis, self.number.get(id(layer.bias), number + 0.5), units
+        self.readers[n] = [(self.number[id(weight)], side) for weight, side in readers]
+        self.rows.extend([(number, axis, units), (self.kernels[n][2], 0, units)])
 
     def tied(self, units):
         """True for every unit that is one of `units` (numbers, or a boolean for each) or tied to one."""
         return np.isin(self.root, self.root[units])
 
-    def follow(self, call, once):
+    def follow(self, call):
         """Notes what a call does with the channels that come in: it reads them, passes them on, or mixes them."""
-        layer, _, ins, outs = call
-        n, reader, kind, units = self.position.get(id(layer)), _reader(layer), "mixes", None
-        came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
-        if call.arguments is None and ins:
-            self.calls.append(("links", call))
-            self.pins.extend([] if once or layer is None else came)
-            for tensor, result in zip(ins, outs):
-                self.channels[id(result)], self.heads[id(result)] = self.channels[id(tensor)], self.heads[id(tensor)]
-            return
-        if reader:
-            kernel, axis, readers = reader
-            if n not in self.kernels:
-                bias, units = self.number.get(id(layer.bias)), len(self.owner) + np.arange(kernel.shape[axis])
-                self.owner = np.append(self.owner, np.full(units.size, n))
-                self.kernels[n] = self.number[id(kernel)], axis, bias, units
-                self.rows.extend([(self.kernels[n][0], axis, units)] + ([] if bias is None else [(bias, 0, units)]))
-            kind, units = "reads", self.kernels[n][-1]
-            if once and ins:
-                self.reads[n] = came[0], [(self.number[id(weight)], side) for weight, side in readers]
-        elif ins and (once or not weights):
-            axes, (lined, others) = self.channel_axes(call), _lined_up(came, _size(outs[0]))
-            if axes is not None and len(lined):
-                kind, free = "passes", (lined > 0).all(axis=0)
-                units = np.where(free, lined[0], 0)
-                self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
-                self.pins.extend([lined[:, ~free].ravel(), *others])
-                rows = [(self.number[id(weight)], axis, units) for weight, axis in zip(weights, axes)]
-                self.rows.extend(row for row in rows if row[1] is not None)
-        self.pins.extend(came if kind == "mixes" or (kind == "reads" and n not in self.reads) else [])
-        inside = [chain[0] for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and layer in chain]
-        heads = {self.position[id(inside[-1])]} if inside else set().union(*(self.heads[id(tensor)] for tensor in ins))
-        for tensor in outs:
-            self.channels[id(tensor)] = np.zeros(_size(tensor), int) if units is None else units
-            self.heads[id(tensor)] = heads
-        self.calls.append((kind, call))
-        if ins and n is not None:
+        n, once = self.position.get(id(call.layer), -1), sum(call.layer is other.layer for other in self.calls) == 1
+        came, weights = [self.channels[id(tensor)] for tensor in call.ins], getattr(call.layer, "weights", [])
+        units, pins, (lined, others) = np.zeros(1, int), came, _lined_up(came, _size(call.outs[0]))
+        if n in self.kernels:
+            units = self.kernels[n][-1]
+            if once:
+                self.reads[n], pins = came[0], []
+        elif len(lined) and (once or not weights) and (axes := self.channel_axes(call)) is not None:
+            free = (lined > 0).all(axis=0)
+            units, pins = np.where(free, lined[0], 0), [lined[:, ~free].ravel(), *others]
+            self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
+            rows = [(self.number[id(weight)], axis, units) for weight, axis in zip(weights, axes)]
+            self.rows.extend(row for row in rows if row[1] is not None)
+        self.pins.extend(pins)
+        for tensor in call.outs:
+            if id(tensor) in self.channels:  # that of a nested model, which is called again
+                self.pins.extend([self.channels[id(tensor)], units])
+            self.channels[id(tensor)] = np.resize(units, _size(tensor))
+        if n >= 0:
             self.places.update(dict.fromkeys(self.matrices[n], call.places()))
+
+    def output_layers(self, outputs):
+        """The layers with matrices that one meets first on the way back from these tensors; without any the last."""
+        found, behind = set(), {id(tensor) for tensor in outputs}
+        for call in reversed(self.calls):
+            made = {id(tensor) for tensor in call.outs}
+            if made & behind:
+                inside = [
+                    chain[0] for n, (chain, _) in enumerate(self.layers) if self.matrices[n] and call.layer in chain
+                ]
+                found.update(self.position[id(layer)] for layer in inside[-1:])
+                behind = behind - made | (set() if inside else {id(tensor) for tensor in call.ins})
+        return (
+            found
+            if outputs
+            else {n for n, matrices in enumerate(self.matrices) if matrices and not any(self.matrices[n + 1 :])}
+        )
 
     def channel_axes(self, call):
         """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
@@ -811,7 +814,7 @@ class _Graph:
         """Masks that delete the units in `dead`, with biases and normalization; of weights of units in `concerned`."""
         masks = {}
         for number, axis, units in self.rows:
-            if concerned[units].any() and "variance" not in self.weights[number].name:
+            if number in self.weights and concerned[units].any() and "variance" not in self.weights[number].name:
                 masks[number] = np.empty(self.weights[number].shape, bool)
                 np.moveaxis(masks[number], axis, -1)[...] = ~dead[units]
         return masks
@@ -827,7 +830,7 @@ class _Graph:
     def cost(self, counts):
         """(parameters, multiply-adds) of so many of each weight; NaN if it is not known where a matrix is applied."""
         known = all(number in self.places for matrices in self.matrices for number in matrices)
-        return sum(counts), sum(self.places[n] * count for n, count in enumerate(counts)) if known else math.nan
+        return sum(counts.values()), sum(self.places[n] * counts[n] for n in counts) if known else math.nan
 
     def alive(self, values, n):
         """For each unit of layer n whether any weight leads to it."""
@@ -837,51 +840,43 @@ class _Graph:
     def kernel(self, values, n):
         """The kernel of layer n as (..., channels, units)."""
         number, axis, *_ = self.kernels[n]
-        return np.moveaxis(values[number], (self.reads[n][1][-1][1], axis), (-2, -1))
+        return np.moveaxis(values[number], (self.readers[n][-1][1], axis), (-2, -1))
 
     def without_dead_units(self, values):
-        """(values, biases, needed): the weights without dead units, {kernel: bias} of layers that now need one, which
-        stand behind the others, and for each unit whether it stays."""
-        values = [np.array(value) for value in values]
-        biases, pinned = self.fold(values)
-        needed = self.needed(values, pinned)
-        reads = [(number, axis, channels) for channels, readers in self.reads.values() for number, axis in readers]
-        added = [(number, 0, self.kernels[n][-1]) for n, number in biases.items()]
-        for number, axis, units in self.rows + reads + added:
+        """({number: weight}, needed): the weights without dead units, with the biases that layers now need, and for
+        each unit whether it stays."""
+        values = {number: np.array(value) for number, value in enumerate(values)}
+        values = {bias: np.zeros(units.size) for *_, bias, units in self.kernels.values()} | values
+        needed = self.needed(values, self.fold(values))
+        reads = [(number, axis, channels) for n, channels in self.reads.items() for number, axis in self.readers[n]]
+        for number, axis, units in self.rows + reads:
             values[number] = np.compress(needed[units], values[number], axis)
-        return values, {self.kernels[n][0]: number for n, number in biases.items() if values[number].any()}, needed
+        return {n: value for n, value in values.items() if n in self.weights or value.any()}, needed
 
     def fold(self, values):
-        """(biases, pinned): moves what units without weights put out into the biases behind them, appended to `values`
-        where there are none; units whose constant can't be moved are pinned."""
-        biases, pinned = {}, self.pinned.copy()
+        """The pinned units, with those whose constant output can't be moved: what units without weights put out goes
+        into the biases behind them."""
+        pinned = self.pinned.copy()
         constants = {tensor: np.full(channels.size, np.nan) for tensor, channels in self.channels.items()}
-        for kind, call in self.calls:
-            came = [constants[id(tensor)] for tensor in call.ins]
-            if kind == "links":
-                constants.update((id(tensor), constant) for tensor, constant in zip(call.outs, came))
-            elif kind == "passes" and np.isfinite(np.concatenate(came)).any():
-                constants[id(call.outs[0])] = call.constants(constants)
-            elif kind == "reads":
-                n, layer = self.position[id(call.layer)], call.layer
-                _, _, bias, units = self.kernels[n]
-                offset = np.zeros(units.size) if bias is None else values[bias].astype(float)
+        for call in self.calls:
+            n, layer = self.position.get(id(call.layer)), call.layer
+            if n in self.kernels:
+                bias = self.kernels[n][2]
+                offset, constant = values[bias].astype(float), constants[id(call.ins[0])]
                 if n in self.reads:
-                    (channels, readers), constant = self.reads[n], came[0]
                     known = np.isfinite(constant)
                     plain = re.fullmatch("Dense|Conv.D", type(layer).__name__)
                     if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
-                        pinned[channels[known & (constant != 0)]] = True
+                        pinned[self.reads[n][known & (constant != 0)]] = True
                         known &= constant == 0
                     offset += _per_unit(self.kernel(values, n)[..., known, :] * constant[known, None])
-                    for weight, side in readers:
+                    for weight, side in self.readers[n]:
                         np.moveaxis(values[weight], side, 0)[known] = 0
-                    if bias is None:
-                        bias = biases[n] = len(values)
-                        values.append(offset)
                     values[bias] = offset.astype(values[bias].dtype)
-                constants.update({id(tensor): np.where(self.alive(values, n), np.nan, offset) for tensor in call.outs})
-        return biases, self.tied(pinned)
+                constants[id(call.outs[0])] = np.where(self.alive(values, n), np.nan, offset)
+            elif self.channels[id(call.outs[0])].any():
+                constants[id(call.outs[0])] = call.constants(constants)
+        return self.tied(pinned)
 
     def needed(self, values, pinned):
         """For each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
@@ -893,7 +888,7 @@ class _Graph:
             for n, (*_, units) in reversed(self.kernels.items()):
                 needed[units[:1]] |= not needed[units].any()
                 if n in hears:
-                    needed[self.reads[n][0][hears[n][:, needed[units]].any(axis=1)]] = True
+                    needed[self.reads[n][hears[n][:, needed[units]].any(axis=1)]] = True
                 needed = self.tied(needed)
         return needed
 
@@ -936,9 +931,12 @@ def _connected(n, pairs):
 
 
 def _calls(model, options=None):
-    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with links at their borders, and
+    """(calls, outputs) of a model's graph, in order; nested models are opened, with identities at their borders, and
     activations of other layers are calls of their own. `options` go to all of them."""
     calls, options = [], options or {}
+
+    def identities(tensors, results):
+        return [_Call(keras.layers.Identity(), ([a], {}), [a], [b]) for a, b in zip(tensors, results)]
 
     def record(layer, *args, **kwargs):
         results = layer(*args, **kwargs)
@@ -948,8 +946,8 @@ def _calls(model, options=None):
             if isinstance(given, dict):  # whose keys say what is what
                 names = sorted(layer.input) if isinstance(layer.input, dict) else _input_names(layer)
                 ins = [given[name] for name in names]
-            inner, entries, exits = _calls(layer, {"training": True} if training else options)
-            calls.extend([_Call(layer, None, ins, entries), *inner, _Call(None, None, exits, outs)])
+            inner, exits = _calls(layer, {"training": True} if training else options)
+            calls.extend([*identities(ins, layer.inputs), *inner, *identities(exits, outs)])
         else:
             between = [keras.KerasTensor(results.shape, results.dtype)] if _reader(layer) else outs
             calls.append(_Call(layer, (args, kwargs | options), ins, between))
@@ -958,8 +956,8 @@ def _calls(model, options=None):
         return results
 
     functional = keras.Model(model.inputs, model.outputs)
-    traced = keras.models.clone_model(functional, clone_function=lambda layer: layer, call_function=record)
-    return calls, traced.inputs, traced.outputs
+    traced = keras.models.clone_model(functional, functional.input, lambda layer: layer, record)
+    return calls, traced.outputs
 
 
 def _tensors(nest):
@@ -1020,21 +1018,19 @@ def remove_dead_units(model):
         raise ValueError(f"model {model.name!r} is subclassed: units are removed from Sequential and functional models")
     whole = _copy(model)
     graph = _Graph(model, whole)
-    values, biases, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    changes = {id(call.layer): call.config_changes() for kind, call in graph.calls if kind == "passes"}
-    for n, (kernel, _, bias, units) in graph.kernels.items():
+    values, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
+    free = [call for call in graph.calls if graph.channels[id(call.outs[0])].any()]
+    changes = {id(call.layer): call.config_changes() for call in free}
+    for n, (_, _, bias, units) in graph.kernels.items():
         layer = graph.layers[n][0][0]
         size = "units" if hasattr(layer, "units") else "filters"
-        changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias is not None or kernel in biases}
+        changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias in values}
 
-    def rebuild(layer, once):
-        if not _has_graph(layer):
-            return _rebuild(layer, **changes.get(id(layer), {}))
-        entrances = [tensor for _, call in graph.calls if call.layer is layer for tensor in call.outs]
-        stay = [needed[graph.channels[id(tensor)]] for tensor in entrances]
-        channels = [tensor.shape[-1] if stays.all() else int(stays.sum()) for tensor, stays in zip(entrances, stay)]
-        return _clone(layer, once, channels or None)
+    def smaller(tensor):
+        stay = needed[graph.channels[id(tensor)]]
+        return tensor.shape if stay.all() else (*tensor.shape[:-1], int(stay.sum()))
 
-    added = {kernel: [values[bias]] for kernel, bias in biases.items()}  # which stand behind the kernels
-    left = [value for n, value in enumerate(values[: len(whole.weights)]) for value in (value, *added.get(n, ()))]
-    return _copy(whole, rebuild, left)
+    for part in _parts(whole):
+        if _has_graph(part) and id(part.inputs[0]) in graph.channels:
+            changes[id(part)] = [smaller(tensor) for tensor in part.inputs]
+    return _copy(whole, changes, [values[number] for number in sorted(values)])
