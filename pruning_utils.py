@@ -543,16 +543,13 @@ def _assign(model, values):
 
 def _parts(layer):
     """The layer and all layers inside it, at any depth, those around others first."""
-    found, inside = {}, [layer]
-    for item in inside:  # which grows
-        if isinstance(item, (list, tuple)):
-            inside.extend(item)
-        elif isinstance(item, dict):
-            inside.extend(item.values())
-        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
-            found[id(item)] = item
-            inside.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
-    return list(found.values())
+    found = [layer]
+    for item in found:  # which grows
+        inside = item.layers if isinstance(item, keras.Model) else keras.tree.flatten(list(vars(item).values()))
+        for part in inside:
+            if isinstance(part, keras.layers.Layer) and part not in found:
+                found.append(part)
+    return found
 
 
 def _has_graph(layer):
@@ -570,12 +567,9 @@ class _Call(NamedTuple):
     outs: list
 
     def run(self, arrays, layer=None):
-        """What the layer (or `layer`) says if arrays[id(tensor)] stands for each tensor that goes in."""
-
-        def concrete(item):
-            return keras.ops.convert_to_tensor(arrays[id(item)], item.dtype) if id(item) in arrays else item
-
-        args, kwargs = keras.tree.map_structure(concrete, self.arguments)
+        """What the layer (or `layer`) says if these arrays stand for the tensors that go in."""
+        given = {id(item): keras.ops.convert_to_tensor(array, item.dtype) for item, array in zip(self.ins, arrays)}
+        args, kwargs = keras.tree.map_structure(lambda item: given.get(id(item), item), self.arguments)
         return _numpy((layer or self.layer)(*args, **kwargs)).astype(float)
 
     def config_changes(self):
@@ -594,25 +588,26 @@ class _Call(NamedTuple):
         sizes, size, rng = [_size(tensor) for tensor in self.ins], _size(self.outs[0]), np.random.default_rng(0)
         wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
         counts = [max(n, 4) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
-        every = {id(t): rng.normal(size=(2, *_sides(t), count)) for t, count in zip(self.ins, counts)}
-        whole, part = _rebuild(self.layer, **self.config_changes()), _rebuild(self.layer, **self.config_changes())
+        every = [rng.normal(size=(2, *_sides(tensor), count)) for tensor, count in zip(self.ins, counts)]
+        whole, part = (_rebuild(self.layer, **self.config_changes()) for _ in range(2))
         self.run(every, whole)  # which makes its weights
         values = [rng.uniform(0.5, 1.5, weight.shape) for weight in getattr(whole, "weights", [])]
         for weight, value in zip(getattr(whole, "weights", []), values):
             weight.assign(value)
-        expected, singles = self.run(every, whole), [{t: x[n : n + 1] for t, x in every.items()} for n in (0, 1)]
-        same = [(np.concatenate([self.run(single, whole) for single in singles]), expected)]
+        expected, axes = self.run(every, whole), [None] * len(values)
+        same = [(np.concatenate([self.run([x[n : n + 1] for x in every], whole) for n in (0, 1)]), expected)]
         for trial in range(4):
             halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
-            by_size, axes = {half.size: half for half in halves}, []
-            some = {id(tensor): every[id(tensor)][..., half] for tensor, half in zip(self.ins, halves)}
-            said = self.run(some, part)
-            for weight, value in zip(getattr(part, "weights", []), values):
-                axes.append(next((axis for axis, n in enumerate(value.shape) if n != weight.shape[axis]), None))
-                taken = value if axes[-1] is None else np.compress(by_size[value.shape[axes[-1]]], value, axes[-1])
-                weight.assign(taken)
-            lined, _ = _lined_up([half for half, halved in zip(halves, wide) if halved], expected.shape[-1])
-            same.append((self.run(some, part) if values else said, expected[..., lined[0]]))
+            some = [array[..., half] for array, half in zip(every, halves)]
+            self.run(some, part)
+            for n, value in enumerate(values):
+                shapes = enumerate(zip(value.shape, part.weights[n].shape))
+                axes[n] = next((axis for axis, (size, left) in shapes if size != left), None)
+                if axes[n] is not None:
+                    value = np.compress(dict(zip(counts, halves))[value.shape[axes[n]]], value, axes[n])
+                part.weights[n].assign(value)
+            lined, _ = _lined_up(halves, expected.shape[-1])
+            same.append((self.run(some, part), expected[..., lined[0]]))
         return axes if all(a.shape == b.shape and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
 
     def constants(self, constants):
@@ -623,7 +618,7 @@ class _Call(NamedTuple):
         for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
             shapes = [(1, *_sides(tensor, unknown), constant.size) for tensor, constant in zip(self.ins, came)]
             values = [np.broadcast_to(np.nan_to_num(constant), shape) for constant, shape in zip(came, shapes)]
-            found.append(self.run({id(tensor): value for tensor, value in zip(self.ins, values)}).reshape(-1, size))
+            found.append(self.run(values).reshape(-1, size))
         found, (lined, others) = np.concatenate(found), _lined_up(came, size)
         same = np.isclose(found, found[:1]).all(axis=0) & (len(found) > 0)
         varies = np.isnan(lined).any(axis=0) | np.isnan(np.concatenate([[0], *others])).any()
@@ -654,21 +649,23 @@ class _Graph:
         self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
         self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
-        self.calls, outputs = _calls(copy) if _has_graph(copy) else ([], [])
-        self.channels = {}  # id(tensor): for each of its channels the unit that it comes from
+        self.calls, inputs, outputs = _calls(copy) if _has_graph(copy) else ([], [], [])
+        self.channels = {id(tensor): np.zeros(_size(tensor), int) for tensor in inputs}  # the units they come from
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
-        self.kernels = {}  # layer: (kernel, axis of its units, bias, units); a bias it lacks has half a number more
-        self.readers = {}  # layer: [(weight, axis of the channels that it reads), ...]
+        self.kernels = {}  # layer: (its matrices, axis of the units in the last, bias or a number for one, units)
         self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `channel_axes` has found out
         self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
-        for n, (chain, _) in enumerate(walked):
-            if _reader(chain[0]) and self.position[id(chain[0])] == n:
-                self.number_units(n, chain[0])
-        for tensor in copy.inputs if self.calls else ():
-            self.channels[id(tensor)] = np.zeros(_size(tensor), int)
+        for n in sorted(self.position.values()):
+            layer = walked[n][0][0]
+            if (axis := _unit_axis(layer)) is not None:
+                matrices = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
+                units = len(self.owner) + np.arange(self.weights[matrices[-1]].shape[axis])
+                self.owner = np.append(self.owner, np.full(units.size, n))
+                self.kernels[n] = matrices, axis, self.number.get(id(layer.bias), matrices[-1] + 0.5), units
+                self.rows.extend([(matrices[-1], axis, units), (self.kernels[n][2], 0, units)])
         for call in self.calls:
             self.follow(call)
         self.outputs = self.output_layers(outputs)
@@ -676,14 +673,6 @@ class _Graph:
         self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
         called = [self.position.get(id(call.layer), -1) for call in self.calls]
         self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | ~np.isin(self.owner, called)
-
-    def number_units(self, n, layer):
-        kernel, axis, readers = _reader(layer)
-        number, units = self.number[id(kernel)], len(self.owner) + np.arange(kernel.shape[axis])
-        self.owner = np.append(self.owner, np.full(units.size, n))
-        self.kernels[n] = number, axis, self.number.get(id(layer.bias), number + 0.5), units
-        self.readers[n] = [(self.number[id(weight)], side) for weight, side in readers]
-        self.rows.extend([(number, axis, units), (self.kernels[n][2], 0, units)])
 
     def tied(self, units):
         """True for every unit that is one of `units` (numbers, or a boolean for each) or tied to one."""
@@ -702,8 +691,8 @@ class _Graph:
             free = (lined > 0).all(axis=0)
             units, pins = np.where(free, lined[0], 0), [lined[:, ~free].ravel(), *others]
             self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
-            rows = [(self.number[id(weight)], axis, units) for weight, axis in zip(weights, axes)]
-            self.rows.extend(row for row in rows if row[1] is not None)
+            rows = zip([self.number[id(weight)] for weight in weights], axes)
+            self.rows.extend((number, axis, units) for number, axis in rows if axis is not None)
         self.pins.extend(pins)
         for tensor in call.outs:
             if id(tensor) in self.channels:  # that of a nested model, which is called again
@@ -713,32 +702,23 @@ class _Graph:
             self.places.update(dict.fromkeys(self.matrices[n], call.places()))
 
     def output_layers(self, outputs):
-        """The layers with matrices that one meets first on the way back from these tensors; without any the last."""
+        """The layers with matrices that one meets first on the way back from these tensors, or the last of all."""
         found, behind = set(), {id(tensor) for tensor in outputs}
         for call in reversed(self.calls):
-            made = {id(tensor) for tensor in call.outs}
+            ins, made = (set(map(id, tensors)) for tensors in (call.ins, call.outs))
             if made & behind:
-                inside = [
-                    chain[0] for n, (chain, _) in enumerate(self.layers) if self.matrices[n] and call.layer in chain
-                ]
-                found.update(self.position[id(layer)] for layer in inside[-1:])
-                behind = behind - made | (set() if inside else {id(tensor) for tensor in call.ins})
-        return (
-            found
-            if outputs
-            else {n for n, matrices in enumerate(self.matrices) if matrices and not any(self.matrices[n + 1 :])}
-        )
+                inside = [n for n, (chain, _) in enumerate(self.layers) if self.matrices[n] and call.layer in chain]
+                found.update(inside[-1:])
+                behind = behind - made | (set() if inside else ins)
+        return found or set([n for n, matrices in enumerate(self.matrices) if matrices][-1:])
 
     def channel_axes(self, call):
         """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
         layer = call.layer
-
-        def look(item):
-            return (len(item.shape), _size(item)) if isinstance(item, keras.KerasTensor) else item
-
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
-            looks = keras.tree.map_structure(look, call.arguments)
+            sizes = {id(tensor): (len(tensor.shape), _size(tensor)) for tensor in call.ins}
+            looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
                 self.tried[key] = None
@@ -749,7 +729,8 @@ class _Graph:
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
         """For each layer the fraction to prune, None for ignored and output layers; the arguments are checked."""
-        by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, _check_sparsity(sparsity))
+        by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, sparsity)
+        by_name, default = {name: _check_sparsity(s) for name, s in by_name.items()}, _check_sparsity(default)
         ignored = _set_of(ignored_layers)
         names = [[layer.name for layer in chain] for chain, _ in self.layers]
         if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
@@ -761,7 +742,6 @@ class _Graph:
         prunable = [own for n, own in enumerate(names) if self.matrices[n] and n not in self.outputs]
         if void := {name for name in by_name if by_name[name]}.difference(*prunable):
             raise ValueError(f"layers with a fraction but nothing to prune: {sorted(void)}")
-        by_name = {name: _check_sparsity(fraction) for name, fraction in by_name.items()}
         fractions = [next((by_name[name] for name in own if name in by_name), default) for own in names]
         return [None if n in self.outputs or ignored & set(names[n]) else s for n, s in enumerate(fractions)]
 
@@ -773,11 +753,8 @@ class _Graph:
         return masks
 
     def weight_masks(self, fractions, scope, scores):
-        wanted, masks = {}, {}
-        for fraction, matrices in zip(fractions, self.matrices):
-            for number in matrices:
-                wanted.setdefault(number, set()).add(fraction)
-        wanted = {number: found for number, found in wanted.items() if None not in found}
+        wanted = {n: {s for s, own in zip(fractions, self.matrices) if n in own} for n in self.weights}
+        wanted, masks = {n: found for n, found in wanted.items() if found and None not in found}, {}
         for group in [list(wanted)] if scope == "global" and wanted else [[number] for number in wanted]:
             fraction, *others = wanted[group[0]]
             if others:
@@ -789,9 +766,9 @@ class _Graph:
         return masks
 
     def unit_masks(self, fractions, scope, scores):
-        score, gone = np.zeros(len(self.owner)), []
-        for number, axis, _, units in self.kernels.values():
-            values = np.moveaxis(_scores(self.weights[number], scores), axis, -1)
+        score, keep = np.zeros(len(self.owner)), np.full(len(self.owner), True)
+        for n, (matrices, *_, units) in self.kernels.items():
+            values = self.kernel({matrices[-1]: _scores(self.weights[matrices[-1]], scores)}, n)
             score[units] = _per_unit(np.square(values, dtype=float) if scores is None else values)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
@@ -800,15 +777,16 @@ class _Graph:
         group = group[self.owner] * (scope == "layer")
         for label in np.unique(group[free]):
             members = np.flatnonzero((group == label) & free)
-            members = members[np.argsort(score[members], kind="stable")]
-            best = {self.owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
+            ranked = members[np.argsort(score[members], kind="stable")]
+            best = {self.owner[unit]: self.root[unit] for unit in ranked}  # of each layer, which comes last
             fraction, *others = {fractions[n] for n in best}
             if others:
                 names = [self.layers[n][0][0].name for n in best]
                 raise ValueError(f"the units of {names} are tied: give these layers one fraction")
-            ranked, stay = list(dict.fromkeys(self.root[members])), set(best.values()) if fraction < 1 else set()
-            gone += [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
-        return self.silence(np.isin(self.root, gone), free)
+            roots = np.unique(self.root[members])
+            stay = np.isin(roots, list(best.values())) & (fraction < 1)
+            keep[roots] = _keep(np.where(stay, np.inf, score[roots]), fraction, spare=np.count_nonzero(stay))
+        return self.silence(~keep[self.root], free)
 
     def silence(self, dead, concerned):
         """Masks that delete the units in `dead`, with biases and normalization; of weights of units in `concerned`."""
@@ -834,13 +812,13 @@ class _Graph:
 
     def alive(self, values, n):
         """For each unit of layer n whether any weight leads to it."""
-        number, axis, *_ = self.kernels[n]
-        return _per_unit(np.moveaxis(values[number], axis, -1) != 0) > 0
+        return _per_unit(self.kernel(values, n) != 0) > 0
 
     def kernel(self, values, n):
-        """The kernel of layer n as (..., channels, units)."""
-        number, axis, *_ = self.kernels[n]
-        return np.moveaxis(values[number], (self.readers[n][-1][1], axis), (-2, -1))
+        """The kernel of layer n as (places, channels, units)."""
+        matrices, axis, *_ = self.kernels[n]
+        kernel = np.moveaxis(values[matrices[-1]], axis, -1)
+        return kernel.reshape(-1, *kernel.shape[-2:])
 
     def without_dead_units(self, values):
         """({number: weight}, needed): the weights without dead units, with the biases that layers now need, and for
@@ -848,7 +826,7 @@ class _Graph:
         values = {number: np.array(value) for number, value in enumerate(values)}
         values = {bias: np.zeros(units.size) for *_, bias, units in self.kernels.values()} | values
         needed = self.needed(values, self.fold(values))
-        reads = [(number, axis, channels) for n, channels in self.reads.items() for number, axis in self.readers[n]]
+        reads = [(weight, -3 - self.kernels[n][1], self.reads[n]) for n in self.reads for weight in self.kernels[n][0]]
         for number, axis, units in self.rows + reads:
             values[number] = np.compress(needed[units], values[number], axis)
         return {n: value for n, value in values.items() if n in self.weights or value.any()}, needed
@@ -861,7 +839,7 @@ class _Graph:
         for call in self.calls:
             n, layer = self.position.get(id(call.layer)), call.layer
             if n in self.kernels:
-                bias = self.kernels[n][2]
+                matrices, axis, bias, _ = self.kernels[n]
                 offset, constant = values[bias].astype(float), constants[id(call.ins[0])]
                 if n in self.reads:
                     known = np.isfinite(constant)
@@ -869,9 +847,9 @@ class _Graph:
                     if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
                         pinned[self.reads[n][known & (constant != 0)]] = True
                         known &= constant == 0
-                    offset += _per_unit(self.kernel(values, n)[..., known, :] * constant[known, None])
-                    for weight, side in self.readers[n]:
-                        np.moveaxis(values[weight], side, 0)[known] = 0
+                    offset += _per_unit(self.kernel(values, n)[:, known] * constant[known, None])
+                    for matrix in matrices:
+                        np.moveaxis(values[matrix], -3 - axis, 0)[known] = 0
                     values[bias] = offset.astype(values[bias].dtype)
                 constants[id(call.outs[0])] = np.where(self.alive(values, n), np.nan, offset)
             elif self.channels[id(call.outs[0])].any():
@@ -880,8 +858,7 @@ class _Graph:
 
     def needed(self, values, pinned):
         """For each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
-        kernels = {n: self.kernel(values, n) for n in self.reads}
-        hears = {n: kernel.any(axis=tuple(range(kernel.ndim - 2))) for n, kernel in kernels.items()}
+        hears = {n: self.kernel(values, n).any(axis=0) for n in self.reads}
         needed, before = pinned, ~pinned
         while (needed != before).any():
             before = needed.copy()
@@ -911,12 +888,10 @@ def _matrices(layer, weights):
     parts = _parts(layer)
     flags = [(item, item.trainable) for item in (*parts, *layer.weights)]
     for part in parts:
-        if not part.trainable:
-            part.trainable = True  # only for a moment, to tell a frozen weight from a state
+        part.trainable = True  # only for a moment, to tell a frozen weight from a state
     found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
     for item, flag in flags:
-        if item.trainable != flag:
-            item.trainable = flag
+        item.trainable = flag
     return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
 
 
@@ -931,8 +906,8 @@ def _connected(n, pairs):
 
 
 def _calls(model, options=None):
-    """(calls, outputs) of a model's graph, in order; nested models are opened, with identities at their borders, and
-    activations of other layers are calls of their own. `options` go to all of them."""
+    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with identities at their
+    borders, and activations of other layers are calls of their own. `options` go to all of them."""
     calls, options = [], options or {}
 
     def identities(tensors, results):
@@ -940,28 +915,26 @@ def _calls(model, options=None):
 
     def record(layer, *args, **kwargs):
         results = layer(*args, **kwargs)
-        ins, outs, training = _tensors((args, kwargs)), _tensors(results), kwargs.get("training")
+        flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
+        ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
         if _has_graph(layer):
             given = args[0] if args else kwargs.get("inputs")
             if isinstance(given, dict):  # whose keys say what is what
                 names = sorted(layer.input) if isinstance(layer.input, dict) else _input_names(layer)
                 ins = [given[name] for name in names]
-            inner, exits = _calls(layer, {"training": True} if training else options)
-            calls.extend([*identities(ins, layer.inputs), *inner, *identities(exits, outs)])
+            inner, entries, exits = _calls(layer, {"training": True} if kwargs.get("training") else options)
+            calls.extend([*identities(ins, entries), *inner, *identities(exits, outs)])
         else:
-            between = [keras.KerasTensor(results.shape, results.dtype)] if _reader(layer) else outs
+            reads = _unit_axis(layer) is not None
+            between = [keras.KerasTensor(results.shape, results.dtype)] if reads else outs
             calls.append(_Call(layer, (args, kwargs | options), ins, between))
-            if _reader(layer):
+            if reads:
                 calls.append(_Call(keras.layers.Activation(layer.activation), (between, {}), between, outs))
         return results
 
     functional = keras.Model(model.inputs, model.outputs)
     traced = keras.models.clone_model(functional, functional.input, lambda layer: layer, record)
-    return calls, traced.outputs
-
-
-def _tensors(nest):
-    return [item for item in keras.tree.flatten(nest) if isinstance(item, keras.KerasTensor)]
+    return calls, traced.inputs, traced.outputs
 
 
 def _size(tensor):
@@ -980,17 +953,15 @@ def _half(count, trial):
     return order < count // 2 if trial % 2 == 0 else order >= count - count // 2
 
 
-def _reader(layer):
-    """(kernel, axis of its units, [(weight, axis of the channels it reads), ...]), or None for another layer."""
+def _unit_axis(layer):
+    """The axis of a layer's kernel along which its units lie, one of the last two, of which the other is that of the
+    channels that it reads; None for a layer whose units are not known."""
     kind, name = type(layer), type(layer).__name__
     known = kind is getattr(keras.layers, name, None) and re.fullmatch("Dense|(Separable)?Conv.D(Transpose)?", name)
     plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
     if not (known and plain and getattr(layer, "data_format", "channels_last") == "channels_last"):
         return None
-    axis = -2 if name.endswith("Transpose") else -1
-    if hasattr(layer, "pointwise_kernel"):
-        return layer.pointwise_kernel, axis, [(layer.depthwise_kernel, -2), (layer.pointwise_kernel, -2)]
-    return layer.kernel, axis, [(layer.kernel, -3 - axis)]
+    return -2 if name.endswith("Transpose") else -1
 
 
 def _lined_up(parts, size):
@@ -1026,11 +997,8 @@ def remove_dead_units(model):
         size = "units" if hasattr(layer, "units") else "filters"
         changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias in values}
 
-    def smaller(tensor):
-        stay = needed[graph.channels[id(tensor)]]
-        return tensor.shape if stay.all() else (*tensor.shape[:-1], int(stay.sum()))
-
     for part in _parts(whole):
         if _has_graph(part) and id(part.inputs[0]) in graph.channels:
-            changes[id(part)] = [smaller(tensor) for tensor in part.inputs]
+            entries = [(tensor.shape, needed[graph.channels[id(tensor)]]) for tensor in part.inputs]
+            changes[id(part)] = [shape if stay.all() else (*shape[:-1], int(stay.sum())) for shape, stay in entries]
     return _copy(whole, changes, [values[number] for number in sorted(values)])
