@@ -650,7 +650,8 @@ class _Graph:
         self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
         self.calls, inputs, outputs = _calls(copy) if _has_graph(copy) else ([], [], [])
-        self.channels = {id(tensor): np.zeros(_size(tensor), int) for tensor in inputs}  # the units they come from
+        self.channels = {id(tensor): np.zeros(_size(tensor), int) for tensor in inputs}  # the unit each comes from
+        self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
         self.kernels = {}  # layer: (its matrices, axis of the units in the last, bias or a number for one, units)
         self.reads = {}  # layer: the channels that it reads, unless it is called at several places
@@ -668,7 +669,8 @@ class _Graph:
                 self.rows.extend([(matrices[-1], axis, units), (self.kernels[n][2], 0, units)])
         for call in self.calls:
             self.follow(call)
-        self.outputs = self.output_layers(outputs)
+        last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
+        self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) or set(last)
         self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
         self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
         called = [self.position.get(id(call.layer), -1) for call in self.calls]
@@ -694,23 +696,14 @@ class _Graph:
             rows = zip([self.number[id(weight)] for weight in weights], axes)
             self.rows.extend((number, axis, units) for number, axis in rows if axis is not None)
         self.pins.extend(pins)
+        inside = [m for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and call.layer in chain]
         for tensor in call.outs:
             if id(tensor) in self.channels:  # that of a nested model, which is called again
                 self.pins.extend([self.channels[id(tensor)], units])
             self.channels[id(tensor)] = np.resize(units, _size(tensor))
+            self.heads[id(tensor)] = set(inside[-1:]) or set().union(*(self.heads[id(item)] for item in call.ins))
         if n >= 0:
             self.places.update(dict.fromkeys(self.matrices[n], call.places()))
-
-    def output_layers(self, outputs):
-        """The layers with matrices that one meets first on the way back from these tensors, or the last of all."""
-        found, behind = set(), {id(tensor) for tensor in outputs}
-        for call in reversed(self.calls):
-            ins, made = (set(map(id, tensors)) for tensors in (call.ins, call.outs))
-            if made & behind:
-                inside = [n for n, (chain, _) in enumerate(self.layers) if self.matrices[n] and call.layer in chain]
-                found.update(inside[-1:])
-                behind = behind - made | (set() if inside else ins)
-        return found or set([n for n, matrices in enumerate(self.matrices) if matrices][-1:])
 
     def channel_axes(self, call):
         """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
@@ -728,7 +721,7 @@ class _Graph:
             return None
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
-        """For each layer the fraction to prune, None for ignored and output layers; the arguments are checked."""
+        """For each layer the fraction to prune, None where nothing may be; the arguments are checked."""
         by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, sparsity)
         by_name, default = {name: _check_sparsity(s) for name, s in by_name.items()}, _check_sparsity(default)
         ignored = _set_of(ignored_layers)
@@ -737,13 +730,11 @@ class _Graph:
             raise ValueError(f"scope must be 'layer', or 'global' with one fraction for all layers, not {scope!r}")
         if unknown := ignored.union(by_name).difference(*names):
             raise ValueError(f"no layer is named {sorted(unknown)}: there are {sorted(set().union(*names))}")
-        if ignored & set(by_name):
-            raise ValueError(f"layers with a fraction and in ignored_layers as well: {sorted(ignored & set(by_name))}")
-        prunable = [own for n, own in enumerate(names) if self.matrices[n] and n not in self.outputs]
-        if void := {name for name in by_name if by_name[name]}.difference(*prunable):
-            raise ValueError(f"layers with a fraction but nothing to prune: {sorted(void)}")
+        free = [self.matrices[n] and n not in self.outputs and ignored.isdisjoint(own) for n, own in enumerate(names)]
+        if void := {name for name in by_name if by_name[name]}.difference(*itertools.compress(names, free)):
+            raise ValueError(f"layers with a fraction, but ignored or with nothing to prune: {sorted(void)}")
         fractions = [next((by_name[name] for name in own if name in by_name), default) for own in names]
-        return [None if n in self.outputs or ignored & set(names[n]) else s for n, s in enumerate(fractions)]
+        return [fraction if prunable else None for fraction, prunable in zip(fractions, free)]
 
     def masks(self, method, fractions, scope="layer", scores=None):
         """{number of a weight: mask, False where it is to be pruned}."""
