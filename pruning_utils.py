@@ -547,7 +547,7 @@ def _parts(layer):
     for item in found:  # which grows
         inside = item.layers if isinstance(item, keras.Model) else keras.tree.flatten(list(vars(item).values()))
         for part in inside:
-            if isinstance(part, keras.layers.Layer) and part not in found:
+            if isinstance(part, keras.layers.Layer) and all(part is not other for other in found):
                 found.append(part)
     return found
 
@@ -707,18 +707,17 @@ class _Graph:
 
     def channel_axes(self, call):
         """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
-        layer = call.layer
+        layer, key = call.layer, None
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
             sizes = {id(tensor): (len(tensor.shape), _size(tensor)) for tensor in call.ins}
             looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
-                self.tried[key] = None
                 self.tried[key] = call.channel_axes()
-            return self.tried[key]
         except Exception:
-            return None
+            self.tried[key] = None
+        return self.tried[key]
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
         """For each layer the fraction to prune, None where nothing may be; the arguments are checked."""
@@ -981,13 +980,12 @@ def remove_dead_units(model):
     whole = _copy(model)
     graph = _Graph(model, whole)
     values, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    free = [call for call in graph.calls if graph.channels[id(call.outs[0])].any()]
-    changes = {id(call.layer): call.config_changes() for call in free}
+    carried = [call for call in graph.calls if graph.channels[id(call.outs[0])].any()]
+    changes = {id(call.layer): call.config_changes() for call in carried}
     for n, (_, _, bias, units) in graph.kernels.items():
         layer = graph.layers[n][0][0]
         size = "units" if hasattr(layer, "units") else "filters"
         changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias in values}
-
     for part in _parts(whole):
         if _has_graph(part) and id(part.inputs[0]) in graph.channels:
             entries = [(tensor.shape, needed[graph.channels[id(tensor)]]) for tensor in part.inputs]
