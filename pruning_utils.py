@@ -653,7 +653,7 @@ class _Graph:
         self.channels = {id(tensor): np.zeros(_size(tensor), int) for tensor in inputs}  # the unit each comes from
         self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
-        self.kernels = {}  # layer: (its matrices, axis of the units in the last, bias or a number for one, units)
+        self.kernels = {}  # layer: (matrices, axis of the units in the last, bias, units); kernel + 0.5 is no bias yet
         self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
@@ -901,7 +901,7 @@ def _calls(model, options=None):
     calls, options = [], options or {}
 
     def identities(tensors, results):
-        return [_Call(keras.layers.Identity(), ([a], {}), [a], [b]) for a, b in zip(tensors, results)]
+        return [_Call(keras.layers.Identity(autocast=False), ([a], {}), [a], [b]) for a, b in zip(tensors, results)]
 
     def record(layer, *args, **kwargs):
         results = layer(*args, **kwargs)
@@ -919,7 +919,8 @@ def _calls(model, options=None):
             between = [keras.KerasTensor(results.shape, results.dtype)] if reads else outs
             calls.append(_Call(layer, (args, kwargs | options), ins, between))
             if reads:
-                calls.append(_Call(keras.layers.Activation(layer.activation), (between, {}), between, outs))
+                activation = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy)
+                calls.append(_Call(activation, (between, {}), between, outs))
         return results
 
     functional = keras.Model(model.inputs, model.outputs)
