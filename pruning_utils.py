@@ -391,9 +391,9 @@ def score(model, x, y=None, *, dense=None, **evaluate_options) -> dict:
 
 def _measure(model, graph, dense_graph, x, y, options):
     logs = model.evaluate(x, y, return_dict=True, **{"verbose": 0} | options)
-    values, *_ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
-    whole = dense_graph.cost([math.prod(weight.shape) for weight in dense_graph.weights])
-    left = graph.cost([int(np.count_nonzero(value)) for value in values])
+    values, _ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
+    whole = dense_graph.cost({n: math.prod(weight.shape) for n, weight in dense_graph.weights.items()})
+    left = graph.cost({n: int(np.count_nonzero(value)) for n, value in values.items()})
     ratios = [size / part if part else math.inf for size, part in zip(whole, left)]
     return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios))
 
@@ -468,18 +468,15 @@ def _check_model(model):
         raise ValueError(f"model {model.name!r} is not built, so it has no weights: build it or call it once")
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()  # in a callback the weights are in the training step
-    for chain, weights in _walk(model):
-        if any(re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name) for weight in weights):
-            raise ValueError(f"layer {chain[0].name!r} is quantized or has LoRA enabled: prune before that, or merge")
+    for weight in model.weights:
+        if re.search("lora_|amax_history|(kernel|embeddings)_scale", weight.name):
+            raise ValueError(f"{weight.path}: the layer is quantized or has LoRA enabled: prune before that, or merge")
 
 
-def _rebuild(layer, rebuild=None, **changes):
-    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code. Of a
-    model the layers are made by `rebuild`."""
+def _rebuild(layer, **changes):
+    """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code."""
     if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
-    if _has_graph(layer):
-        return _clone(layer, rebuild)
     try:
         return type(layer).from_config(layer.get_config() | changes)
     except Exception:
@@ -488,37 +485,34 @@ def _rebuild(layer, rebuild=None, **changes):
         return layer
 
 
-def _clone(model, rebuild, channels=None):
-    """A Sequential or functional model of what `rebuild` makes of the layers, for so many channels of each input."""
-    if channels is None and isinstance(model, keras.Sequential):
-        return keras.models.clone_model(model, clone_function=rebuild)
-    inputs = []
-    for n, (name, tensor) in enumerate(zip(_input_names(model), model.inputs)):
-        shape = tensor.shape if channels is None else (*tensor.shape[:-1], channels[n])
-        inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
-    inputs = inputs if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, inputs)
-    return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
-
-
 def _input_names(model):
     """The names by which a model's inputs can be given: those of its input layers, not of their tensors."""
     names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
     return [names.get(id(tensor), tensor.name) for tensor in model.inputs]
 
 
-def _copy(model, rebuild=_rebuild, values=None):
-    """A new model with the architecture, names and weights of `model` (or what `rebuild` makes of its layers, and
-    `values`), compiled as it was."""
+def _copy(model, changes=None, values=None):
+    """A new model with the architecture, names and weights of `model`, compiled as it was. `changes` has for id(layer)
+    what is new in its configuration, or for that of a nested model the shapes of its inputs; `values` then its weights.
+    """
     _check_model(model)
-    made = {}  # a layer can be in several nested models
+    made, changes = {}, changes or {}  # a layer can be in several nested models
 
-    def once(layer):
+    def rebuild(layer):
         if id(layer) not in made:
-            made[id(layer)] = rebuild(layer, once)
+            change = changes.get(id(layer), {})
+            made[id(layer)] = clone(layer, change) if _has_graph(layer) else _rebuild(layer, **change)
         return made[id(layer)]
 
+    def clone(model, shapes):
+        inputs = []
+        for tensor, shape, name in zip(model.inputs, shapes or [t.shape for t in model.inputs], _input_names(model)):
+            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
+        inputs = keras.tree.pack_sequence_as(getattr(model, "input", model.inputs), inputs)
+        return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
+
     try:
-        copy = once(model) if _has_graph(model) else keras.models.clone_model(model)
+        copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
         if {id(weight) for weight in copy.weights} & {id(weight) for weight in model.weights}:
             raise ValueError("a layer made from its configuration has the weights of the first one")
         pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
@@ -551,16 +545,13 @@ def _assign(model, values):
 
 def _parts(layer):
     """The layer and all layers inside it, at any depth, those around others first."""
-    found, inside = {}, [layer]
-    for item in inside:  # which grows
-        if isinstance(item, (list, tuple)):
-            inside.extend(item)
-        elif isinstance(item, dict):
-            inside.extend(item.values())
-        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
-            found[id(item)] = item
-            inside.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
-    return list(found.values())
+    found = [layer]
+    for item in found:  # which grows
+        inside = item.layers if isinstance(item, keras.Model) else keras.tree.flatten(list(vars(item).values()))
+        for part in inside:
+            if isinstance(part, keras.layers.Layer) and all(part is not other for other in found):
+                found.append(part)
+    return found
 
 
 def _has_graph(layer):
@@ -570,21 +561,17 @@ def _has_graph(layer):
 
 # ---------------------------------------------------------------------------------- the graph of a model
 class _Call(NamedTuple):
-    """A call of a layer in a model's graph, with symbolic tensors; without arguments it links a nested model's tensors
-    with those around it."""
+    """A call of a layer in a model's graph, with symbolic tensors."""
 
     layer: keras.layers.Layer
-    arguments: tuple | None
+    arguments: tuple
     ins: list
     outs: list
 
     def run(self, arrays, layer=None):
-        """What the layer (or `layer`) says if arrays[id(tensor)] stands for each tensor that goes in."""
-
-        def concrete(item):
-            return keras.ops.convert_to_tensor(arrays[id(item)], item.dtype) if id(item) in arrays else item
-
-        args, kwargs = keras.tree.map_structure(concrete, self.arguments)
+        """What the layer (or `layer`) says if these arrays stand for the tensors that go in."""
+        given = {id(item): keras.ops.convert_to_tensor(array, item.dtype) for item, array in zip(self.ins, arrays)}
+        args, kwargs = keras.tree.map_structure(lambda item: given.get(id(item), item), self.arguments)
         return _numpy((layer or self.layer)(*args, **kwargs)).astype(float)
 
     def config_changes(self):
@@ -603,34 +590,37 @@ class _Call(NamedTuple):
         sizes, size, rng = [_size(tensor) for tensor in self.ins], _size(self.outs[0]), np.random.default_rng(0)
         wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
         counts = [max(n, 4) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
-        every = {id(t): rng.normal(size=(2, *_sides(t), count)) for t, count in zip(self.ins, counts)}
-        whole, part = _rebuild(self.layer, **self.config_changes()), _rebuild(self.layer, **self.config_changes())
+        every = [rng.normal(size=(2, *_sides(tensor), count)) for tensor, count in zip(self.ins, counts)]
+        whole, part = (_rebuild(self.layer, **self.config_changes()) for _ in range(2))
         self.run(every, whole)  # which makes its weights
         values = [rng.uniform(0.5, 1.5, weight.shape) for weight in getattr(whole, "weights", [])]
         for weight, value in zip(getattr(whole, "weights", []), values):
             weight.assign(value)
-        expected, singles = self.run(every, whole), [{t: x[n : n + 1] for t, x in every.items()} for n in (0, 1)]
-        same = [(np.concatenate([self.run(single, whole) for single in singles]), expected)]
+        expected, axes = self.run(every, whole), [None] * len(values)
+        same = [(np.concatenate([self.run([x[n : n + 1] for x in every], whole) for n in (0, 1)]), expected)]
         for trial in range(4):
             halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
-            by_size, axes = {half.size: half for half in halves}, []
-            some = {id(tensor): every[id(tensor)][..., half] for tensor, half in zip(self.ins, halves)}
-            said = self.run(some, part)
-            for weight, value in zip(getattr(part, "weights", []), values):
-                axes.append(next((axis for axis, n in enumerate(value.shape) if n != weight.shape[axis]), None))
-                taken = value if axes[-1] is None else np.compress(by_size[value.shape[axes[-1]]], value, axes[-1])
-                weight.assign(taken)
-            lined, _ = _lined_up([half for half, halved in zip(halves, wide) if halved], expected.shape[-1])
-            same.append((self.run(some, part) if values else said, expected[..., lined[0]]))
+            some = [array[..., half] for array, half in zip(every, halves)]
+            self.run(some, part)
+            for n, value in enumerate(values):
+                shapes = enumerate(zip(value.shape, part.weights[n].shape))
+                axes[n] = next((axis for axis, (size, left) in shapes if size != left), None)
+                if axes[n] is not None:
+                    value = np.compress(dict(zip(counts, halves))[value.shape[axes[n]]], value, axes[n])
+                part.weights[n].assign(value)
+            lined, _ = _lined_up(halves, expected.shape[-1])
+            same.append((self.run(some, part), expected[..., lined[0]]))
         return axes if all(a.shape == b.shape and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
 
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
         came, size, found = [constants[id(tensor)] for tensor in self.ins], _size(self.outs[0]), []
+        if not np.isfinite(np.concatenate(came)).any():
+            return np.full(size, np.nan)
         for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
             shapes = [(1, *_sides(tensor, unknown), constant.size) for tensor, constant in zip(self.ins, came)]
             values = [np.broadcast_to(np.nan_to_num(constant), shape) for constant, shape in zip(came, shapes)]
-            found.append(self.run({id(tensor): value for tensor, value in zip(self.ins, values)}).reshape(-1, size))
+            found.append(self.run(values).reshape(-1, size))
         found, (lined, others) = np.concatenate(found), _lined_up(came, size)
         same = np.isclose(found, found[:1]).all(axis=0) & (len(found) > 0)
         varies = np.isnan(lined).any(axis=0) | np.isnan(np.concatenate([[0], *others])).any()
@@ -656,113 +646,97 @@ class _Graph:
         source = keras.Model(model.inputs, model.outputs) if copy is None and _has_graph(model) else model
         copy = copy or (model if source is model else _copy(source))
         walked, numbers = list(_walk(copy)), {id(weight): n for n, weight in enumerate(model.weights)}
-        self.weights = model.weights
+        self.weights = dict(enumerate(model.weights))
         self.number = {id(mine): numbers[id(weight)] for mine, weight in zip(copy.weights, source.weights)}
         self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
         self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
-        self.calls = []  # (kind, call), where `follow` says the kind
-        self.channels = {}  # id(tensor): for each of its channels the unit that it comes from
-        self.heads = {}  # id(tensor): the layers with matrices that one meets first on the way back from it
+        self.calls, inputs, outputs = _calls(copy) if _has_graph(copy) else ([], [], [])
+        self.channels = {id(tensor): np.zeros(_size(tensor), int) for tensor in inputs}  # the unit each comes from
+        self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
-        self.kernels = {}  # layer: (kernel, axis of its units, bias or None, units)
-        self.reads = {}  # layer: (channels, [(weight, axis), ...]) that it reads, unless called at several places
+        self.kernels = {}  # layer: (matrices, axis of the units in the last, bias, units); kernel + 0.5 is no bias yet
+        self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `channel_axes` has found out
         self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
-        calls, inputs, outputs = [_Call(chain[0], None, [], []) for chain, _ in walked], [], []  # each by itself
-        if _has_graph(copy):
-            calls, inputs, outputs = _calls(copy)
-        for tensor in inputs:
-            self.channels[id(tensor)], self.heads[id(tensor)] = np.zeros(_size(tensor), int), set()
-        for call in calls:
-            self.follow(call, sum(call.layer is other.layer for other in calls) == 1)
+        for n in sorted(self.position.values()):
+            layer = walked[n][0][0]
+            if (axis := _unit_axis(layer)) is not None:
+                matrices = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
+                units = len(self.owner) + np.arange(self.weights[matrices[-1]].shape[axis])
+                self.owner = np.append(self.owner, np.full(units.size, n))
+                self.kernels[n] = matrices, axis, self.number.get(id(layer.bias), matrices[-1] + 0.5), units
+                self.rows.extend([(matrices[-1], axis, units), (self.kernels[n][2], 0, units)])
+        for call in self.calls:
+            self.follow(call)
         last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
-        self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) if outputs else set(last)
+        self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) or set(last)
         self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
         self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
-        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | (not outputs)
+        called = [self.position.get(id(call.layer), -1) for call in self.calls]
+        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | ~np.isin(self.owner, called)
 
     def tied(self, units):
         """True for every unit that is one of `units` (numbers, or a boolean for each) or tied to one."""
         return np.isin(self.root, self.root[units])
 
-    def follow(self, call, once):
+    def follow(self, call):
         """Notes what a call does with the channels that come in: it reads them, passes them on, or mixes them."""
-        layer, _, ins, outs = call
-        n, reader, kind, units = self.position.get(id(layer)), _reader(layer), "mixes", None
-        came, weights = [self.channels[id(tensor)] for tensor in ins], getattr(layer, "weights", [])
-        if call.arguments is None and ins:
-            self.calls.append(("links", call))
-            self.pins.extend([] if once or layer is None else came)
-            for tensor, result in zip(ins, outs):
-                self.channels[id(result)], self.heads[id(result)] = self.channels[id(tensor)], self.heads[id(tensor)]
-            return
-        if reader:
-            kernel, axis, readers = reader
-            if n not in self.kernels:
-                bias, units = self.number.get(id(layer.bias)), len(self.owner) + np.arange(kernel.shape[axis])
-                self.owner = np.append(self.owner, np.full(units.size, n))
-                self.kernels[n] = self.number[id(kernel)], axis, bias, units
-                self.rows.extend([(self.kernels[n][0], axis, units)] + ([] if bias is None else [(bias, 0, units)]))
-            kind, units = "reads", self.kernels[n][-1]
-            if once and ins:
-                self.reads[n] = came[0], [(self.number[id(weight)], side) for weight, side in readers]
-        elif ins and (once or not weights):
-            axes, (lined, others) = self.channel_axes(call), _lined_up(came, _size(outs[0]))
-            if axes is not None and len(lined):
-                kind, free = "passes", (lined > 0).all(axis=0)
-                units = np.where(free, lined[0], 0)
-                self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
-                self.pins.extend([lined[:, ~free].ravel(), *others])
-                rows = [(self.number[id(weight)], axis, units) for weight, axis in zip(weights, axes)]
-                self.rows.extend(row for row in rows if row[1] is not None)
-        self.pins.extend(came if kind == "mixes" or (kind == "reads" and n not in self.reads) else [])
-        inside = [chain[0] for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and layer in chain]
-        heads = {self.position[id(inside[-1])]} if inside else set().union(*(self.heads[id(tensor)] for tensor in ins))
-        for tensor in outs:
-            self.channels[id(tensor)] = np.zeros(_size(tensor), int) if units is None else units
-            self.heads[id(tensor)] = heads
-        self.calls.append((kind, call))
-        if ins and n is not None:
+        n, once = self.position.get(id(call.layer), -1), sum(call.layer is other.layer for other in self.calls) == 1
+        came, weights = [self.channels[id(tensor)] for tensor in call.ins], getattr(call.layer, "weights", [])
+        units, pins, (lined, others) = np.zeros(1, int), came, _lined_up(came, _size(call.outs[0]))
+        if n in self.kernels:
+            units = self.kernels[n][-1]
+            if once:
+                self.reads[n], pins = came[0], []
+        elif len(lined) and (once or not weights) and (axes := self.channel_axes(call)) is not None:
+            free = (lined > 0).all(axis=0)
+            units, pins = np.where(free, lined[0], 0), [lined[:, ~free].ravel(), *others]
+            self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
+            rows = zip([self.number[id(weight)] for weight in weights], axes)
+            self.rows.extend((number, axis, units) for number, axis in rows if axis is not None)
+        self.pins.extend(pins)
+        inside = [m for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and call.layer in chain]
+        for tensor in call.outs:
+            if id(tensor) in self.channels:  # that of a nested model, which is called again
+                self.pins.extend([self.channels[id(tensor)], units])
+            self.channels[id(tensor)] = np.resize(units, _size(tensor))
+            self.heads[id(tensor)] = set(inside[-1:]) or set().union(*(self.heads[id(item)] for item in call.ins))
+        if n >= 0:
             self.places.update(dict.fromkeys(self.matrices[n], call.places()))
 
     def channel_axes(self, call):
         """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
-        layer = call.layer
-
-        def look(item):
-            return (len(item.shape), _size(item)) if isinstance(item, keras.KerasTensor) else item
-
+        layer, key = call.layer, None
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
-            looks = keras.tree.map_structure(look, call.arguments)
+            sizes = {id(tensor): (len(tensor.shape), _size(tensor)) for tensor in call.ins}
+            looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
-                self.tried[key] = None
                 self.tried[key] = call.channel_axes()
-            return self.tried[key]
         except Exception:
-            return None
+            self.tried[key] = None
+        return self.tried[key]
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
-        """For each layer the fraction to prune, None for ignored and output layers; the arguments are checked."""
-        by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, _check_sparsity(sparsity))
+        """For each layer the fraction to prune, None where nothing may be; the arguments are checked."""
+        by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, sparsity)
+        by_name, default = {name: _check_sparsity(s) for name, s in by_name.items()}, _check_sparsity(default)
         ignored = _set_of(ignored_layers)
         names = [[layer.name for layer in chain] for chain, _ in self.layers]
         if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
             raise ValueError(f"scope must be 'layer', or 'global' with one fraction for all layers, not {scope!r}")
         if unknown := ignored.union(by_name).difference(*names):
             raise ValueError(f"no layer is named {sorted(unknown)}: there are {sorted(set().union(*names))}")
-        if ignored & set(by_name):
-            raise ValueError(f"layers with a fraction and in ignored_layers as well: {sorted(ignored & set(by_name))}")
-        prunable = [own for n, own in enumerate(names) if self.matrices[n] and n not in self.outputs]
-        if void := {name for name in by_name if by_name[name]}.difference(*prunable):
-            raise ValueError(f"layers with a fraction but nothing to prune: {sorted(void)}")
-        by_name = {name: _check_sparsity(fraction) for name, fraction in by_name.items()}
+        free = [self.matrices[n] and n not in self.outputs and ignored.isdisjoint(own) for n, own in enumerate(names)]
+        void = {name for name in by_name if by_name[name]}.difference(*itertools.compress(names, free))
+        if void := void | ignored.intersection(by_name):
+            raise ValueError(f"layers with a fraction, but ignored or with nothing to prune: {sorted(void)}")
         fractions = [next((by_name[name] for name in own if name in by_name), default) for own in names]
-        return [None if n in self.outputs or ignored & set(names[n]) else s for n, s in enumerate(fractions)]
+        return [fraction if prunable else None for fraction, prunable in zip(fractions, free)]
 
     def masks(self, method, fractions, scope="layer", scores=None):
         """{number of a weight: mask, False where it is to be pruned}."""
@@ -772,11 +746,8 @@ class _Graph:
         return masks
 
     def weight_masks(self, fractions, scope, scores):
-        wanted, masks = {}, {}
-        for fraction, matrices in zip(fractions, self.matrices):
-            for number in matrices:
-                wanted.setdefault(number, set()).add(fraction)
-        wanted = {number: found for number, found in wanted.items() if None not in found}
+        wanted = {n: {s for s, own in zip(fractions, self.matrices) if n in own} for n in self.weights}
+        wanted, masks = {n: found for n, found in wanted.items() if found and None not in found}, {}
         for group in [list(wanted)] if scope == "global" and wanted else [[number] for number in wanted]:
             fraction, *others = wanted[group[0]]
             if others:
@@ -788,9 +759,9 @@ class _Graph:
         return masks
 
     def unit_masks(self, fractions, scope, scores):
-        score, gone = np.zeros(len(self.owner)), []
-        for number, axis, _, units in self.kernels.values():
-            values = np.moveaxis(_scores(self.weights[number], scores), axis, -1)
+        score, keep = np.zeros(len(self.owner)), np.full(len(self.owner), True)
+        for n, (matrices, *_, units) in self.kernels.items():
+            values = self.kernel({matrices[-1]: _scores(self.weights[matrices[-1]], scores)}, n)
             score[units] = _per_unit(np.square(values, dtype=float) if scores is None else values)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
@@ -799,21 +770,22 @@ class _Graph:
         group = group[self.owner] * (scope == "layer")
         for label in np.unique(group[free]):
             members = np.flatnonzero((group == label) & free)
-            members = members[np.argsort(score[members], kind="stable")]
-            best = {self.owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
+            ranked = members[np.argsort(score[members], kind="stable")]
+            best = {self.owner[unit]: self.root[unit] for unit in ranked}  # of each layer, which comes last
             fraction, *others = {fractions[n] for n in best}
             if others:
                 names = [self.layers[n][0][0].name for n in best]
                 raise ValueError(f"the units of {names} are tied: give these layers one fraction")
-            ranked, stay = list(dict.fromkeys(self.root[members])), set(best.values()) if fraction < 1 else set()
-            gone += [unit for unit in ranked if unit not in stay][: round(fraction * len(ranked))]
-        return self.silence(np.isin(self.root, gone), free)
+            roots = np.unique(self.root[members])
+            stay = np.isin(roots, list(best.values())) & (fraction < 1)
+            keep[roots] = _keep(np.where(stay, np.inf, score[roots]), fraction, spare=np.count_nonzero(stay))
+        return self.silence(~keep[self.root], free)
 
     def silence(self, dead, concerned):
         """Masks that delete the units in `dead`, with biases and normalization; of weights of units in `concerned`."""
         masks = {}
         for number, axis, units in self.rows:
-            if concerned[units].any() and "variance" not in self.weights[number].name:
+            if number in self.weights and concerned[units].any() and "variance" not in self.weights[number].name:
                 masks[number] = np.empty(self.weights[number].shape, bool)
                 np.moveaxis(masks[number], axis, -1)[...] = ~dead[units]
         return masks
@@ -829,73 +801,64 @@ class _Graph:
     def cost(self, counts):
         """(parameters, multiply-adds) of so many of each weight; NaN if it is not known where a matrix is applied."""
         known = all(number in self.places for matrices in self.matrices for number in matrices)
-        return sum(counts), sum(self.places[n] * count for n, count in enumerate(counts)) if known else math.nan
+        return sum(counts.values()), sum(self.places[n] * counts[n] for n in counts) if known else math.nan
 
     def alive(self, values, n):
         """For each unit of layer n whether any weight leads to it."""
-        number, axis, *_ = self.kernels[n]
-        return _per_unit(np.moveaxis(values[number], axis, -1) != 0) > 0
+        return _per_unit(self.kernel(values, n) != 0) > 0
 
     def kernel(self, values, n):
-        """The kernel of layer n as (..., channels, units)."""
-        number, axis, *_ = self.kernels[n]
-        return np.moveaxis(values[number], (self.reads[n][1][-1][1], axis), (-2, -1))
+        """The kernel of layer n as (places, channels, units)."""
+        matrices, axis, *_ = self.kernels[n]
+        kernel = np.moveaxis(values[matrices[-1]], axis, -1)
+        return kernel.reshape(-1, *kernel.shape[-2:])
 
     def without_dead_units(self, values):
-        """(values, biases, needed): the weights without dead units, {kernel: bias} of layers that now need one, which
-        stand behind the others, and for each unit whether it stays."""
-        values = [np.array(value) for value in values]
-        biases, pinned = self.fold(values)
-        needed = self.needed(values, pinned)
-        reads = [(number, axis, channels) for channels, readers in self.reads.values() for number, axis in readers]
-        added = [(number, 0, self.kernels[n][-1]) for n, number in biases.items()]
-        for number, axis, units in self.rows + reads + added:
+        """({number: weight}, needed): the weights without dead units, with the biases that layers now need, and for
+        each unit whether it stays."""
+        values = {number: np.array(value) for number, value in enumerate(values)}
+        values = {bias: np.zeros(units.size) for *_, bias, units in self.kernels.values()} | values
+        needed = self.needed(values, self.fold(values))
+        reads = [(weight, -3 - self.kernels[n][1], self.reads[n]) for n in self.reads for weight in self.kernels[n][0]]
+        for number, axis, units in self.rows + reads:
             values[number] = np.compress(needed[units], values[number], axis)
-        return values, {self.kernels[n][0]: number for n, number in biases.items() if values[number].any()}, needed
+        return {n: value for n, value in values.items() if n in self.weights or value.any()}, needed
 
     def fold(self, values):
-        """(biases, pinned): moves what units without weights put out into the biases behind them, appended to `values`
-        where there are none; units whose constant can't be moved are pinned."""
-        biases, pinned = {}, self.pinned.copy()
+        """The pinned units, with those whose constant output can't be moved: what units without weights put out goes
+        into the biases behind them."""
+        pinned = self.pinned.copy()
         constants = {tensor: np.full(channels.size, np.nan) for tensor, channels in self.channels.items()}
-        for kind, call in self.calls:
-            came = [constants[id(tensor)] for tensor in call.ins]
-            if kind == "links":
-                constants.update((id(tensor), constant) for tensor, constant in zip(call.outs, came))
-            elif kind == "passes" and np.isfinite(np.concatenate(came)).any():
-                constants[id(call.outs[0])] = call.constants(constants)
-            elif kind == "reads":
-                n, layer = self.position[id(call.layer)], call.layer
-                _, _, bias, units = self.kernels[n]
-                offset = np.zeros(units.size) if bias is None else values[bias].astype(float)
+        for call in self.calls:
+            n, layer = self.position.get(id(call.layer)), call.layer
+            if n in self.kernels:
+                matrices, axis, bias, _ = self.kernels[n]
+                offset, constant = values[bias].astype(float), constants[id(call.ins[0])]
                 if n in self.reads:
-                    (channels, readers), constant = self.reads[n], came[0]
                     known = np.isfinite(constant)
                     plain = re.fullmatch("Dense|Conv.D", type(layer).__name__)
                     if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
-                        pinned[channels[known & (constant != 0)]] = True
+                        pinned[self.reads[n][known & (constant != 0)]] = True
                         known &= constant == 0
-                    offset += _per_unit(self.kernel(values, n)[..., known, :] * constant[known, None])
-                    for weight, side in readers:
-                        np.moveaxis(values[weight], side, 0)[known] = 0
-                    if bias is None:
-                        bias = biases[n] = len(values)
-                        values.append(offset)
+                    offset += _per_unit(self.kernel(values, n)[:, known] * constant[known, None])
+                    for matrix in matrices:
+                        np.moveaxis(values[matrix], -3 - axis, 0)[known] = 0
                     values[bias] = offset.astype(values[bias].dtype)
-                constants.update({id(tensor): np.where(self.alive(values, n), np.nan, offset) for tensor in call.outs})
-        return biases, self.tied(pinned)
+                constants[id(call.outs[0])] = np.where(self.alive(values, n), np.nan, offset)
+            elif self.channels[id(call.outs[0])].any():
+                constants[id(call.outs[0])] = call.constants(constants)
+        return self.tied(pinned)
 
     def needed(self, values, pinned):
         """For each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
-        kernels = {n: self.kernel(values, n) for n in self.reads}
-        hears = {n: kernel.any(axis=tuple(range(kernel.ndim - 2))) for n, kernel in kernels.items()}
+        hears = {n: self.kernel(values, n).any(axis=0) for n in self.reads}
         needed, before = pinned, ~pinned
         while (needed != before).any():
             before = needed.copy()
             for n, (*_, units) in reversed(self.kernels.items()):
                 needed[units[:1]] |= not needed[units].any()
                 if n in hears:
-                    needed[self.reads[n][0][hears[n][:, needed[units]].any(axis=1)]] = True
+                    needed[self.reads[n][hears[n][:, needed[units]].any(axis=1)]] = True
                 needed = self.tied(needed)
         return needed
 
@@ -918,12 +881,10 @@ def _matrices(layer, weights):
     parts = _parts(layer)
     flags = [(item, item.trainable) for item in (*parts, *layer.weights)]
     for part in parts:
-        if not part.trainable:
-            part.trainable = True  # only for a moment, to tell a frozen weight from a state
+        part.trainable = True  # only for a moment, to tell a frozen weight from a state
     found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
     for item, flag in flags:
-        if item.trainable != flag:
-            item.trainable = flag
+        item.trainable = flag
     return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
 
 
@@ -938,34 +899,36 @@ def _connected(n, pairs):
 
 
 def _calls(model, options=None):
-    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with links at their borders, and
-    activations of other layers are calls of their own. `options` go to all of them."""
+    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with identities at their
+    borders, and activations of other layers are calls of their own. `options` go to all of them."""
     calls, options = [], options or {}
+
+    def identities(tensors, results):
+        return [_Call(keras.layers.Identity(autocast=False), ([a], {}), [a], [b]) for a, b in zip(tensors, results)]
 
     def record(layer, *args, **kwargs):
         results = layer(*args, **kwargs)
-        ins, outs, training = _tensors((args, kwargs)), _tensors(results), kwargs.get("training")
+        flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
+        ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
         if _has_graph(layer):
             given = args[0] if args else kwargs.get("inputs")
             if isinstance(given, dict):  # whose keys say what is what
                 names = sorted(layer.input) if isinstance(layer.input, dict) else _input_names(layer)
                 ins = [given[name] for name in names]
-            inner, entries, exits = _calls(layer, {"training": True} if training else options)
-            calls.extend([_Call(layer, None, ins, entries), *inner, _Call(None, None, exits, outs)])
+            inner, entries, exits = _calls(layer, {"training": True} if kwargs.get("training") else options)
+            calls.extend([*identities(ins, entries), *inner, *identities(exits, outs)])
         else:
-            between = [keras.KerasTensor(results.shape, results.dtype)] if _reader(layer) else outs
+            reads = _unit_axis(layer) is not None
+            between = [keras.KerasTensor(results.shape, results.dtype)] if reads else outs
             calls.append(_Call(layer, (args, kwargs | options), ins, between))
-            if _reader(layer):
-                calls.append(_Call(keras.layers.Activation(layer.activation), (between, {}), between, outs))
+            if reads:
+                activation = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy)
+                calls.append(_Call(activation, (between, {}), between, outs))
         return results
 
     functional = keras.Model(model.inputs, model.outputs)
-    traced = keras.models.clone_model(functional, clone_function=lambda layer: layer, call_function=record)
+    traced = keras.models.clone_model(functional, functional.input, lambda layer: layer, record)
     return calls, traced.inputs, traced.outputs
-
-
-def _tensors(nest):
-    return [item for item in keras.tree.flatten(nest) if isinstance(item, keras.KerasTensor)]
 
 
 def _size(tensor):
@@ -984,17 +947,15 @@ def _half(count, trial):
     return order < count // 2 if trial % 2 == 0 else order >= count - count // 2
 
 
-def _reader(layer):
-    """(kernel, axis of its units, [(weight, axis of the channels it reads), ...]), or None for another layer."""
+def _unit_axis(layer):
+    """The axis of a layer's kernel along which its units lie, one of the last two, of which the other is that of the
+    channels that it reads; None for a layer whose units are not known."""
     kind, name = type(layer), type(layer).__name__
     known = kind is getattr(keras.layers, name, None) and re.fullmatch("Dense|(Separable)?Conv.D(Transpose)?", name)
     plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
     if not (known and plain and getattr(layer, "data_format", "channels_last") == "channels_last"):
         return None
-    axis = -2 if name.endswith("Transpose") else -1
-    if hasattr(layer, "pointwise_kernel"):
-        return layer.pointwise_kernel, axis, [(layer.depthwise_kernel, -2), (layer.pointwise_kernel, -2)]
-    return layer.kernel, axis, [(layer.kernel, -3 - axis)]
+    return -2 if name.endswith("Transpose") else -1
 
 
 def _lined_up(parts, size):
@@ -1022,21 +983,15 @@ def remove_dead_units(model):
         raise ValueError(f"model {model.name!r} is subclassed: units are removed from Sequential and functional models")
     whole = _copy(model)
     graph = _Graph(model, whole)
-    values, biases, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    changes = {id(call.layer): call.config_changes() for kind, call in graph.calls if kind == "passes"}
-    for n, (kernel, _, bias, units) in graph.kernels.items():
+    values, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
+    carried = [call for call in graph.calls if graph.channels[id(call.outs[0])].any()]
+    changes = {id(call.layer): call.config_changes() for call in carried}
+    for n, (_, _, bias, units) in graph.kernels.items():
         layer = graph.layers[n][0][0]
         size = "units" if hasattr(layer, "units") else "filters"
-        changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias is not None or kernel in biases}
-
-    def rebuild(layer, once):
-        if not _has_graph(layer):
-            return _rebuild(layer, **changes.get(id(layer), {}))
-        entrances = [tensor for _, call in graph.calls if call.layer is layer for tensor in call.outs]
-        stay = [needed[graph.channels[id(tensor)]] for tensor in entrances]
-        channels = [tensor.shape[-1] if stays.all() else int(stays.sum()) for tensor, stays in zip(entrances, stay)]
-        return _clone(layer, once, channels or None)
-
-    added = {kernel: [values[bias]] for kernel, bias in biases.items()}  # which stand behind the kernels
-    left = [value for n, value in enumerate(values[: len(whole.weights)]) for value in (value, *added.get(n, ()))]
-    return _copy(whole, rebuild, left)
+        changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias in values}
+    for part in _parts(whole):
+        if _has_graph(part) and id(part.inputs[0]) in graph.channels:
+            entries = [(tensor.shape, needed[graph.channels[id(tensor)]]) for tensor in part.inputs]
+            changes[id(part)] = [shape if stay.all() else (*shape[:-1], int(stay.sum())) for shape, stay in entries]
+    return _copy(whole, changes, [values[number] for number in sorted(values)])
