@@ -9,6 +9,7 @@ Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction 
 """
 
 import gzip
+import inspect
 import itertools
 import math
 import numbers
@@ -363,12 +364,17 @@ def sparsity_sweep(
     `compression_ratio` and `theoretical_speedup` (see `score`). `scope` to `scores` are those of `prune_weights`; other
     arguments (`batch_size`, ...) go to `evaluate`. Pruned is a copy: `model` and its optimizer are left alone.
 
-    Raises as `prune_weights` does, and what Keras says of a model that is not compiled.
+    Warns as `prune_units`; of a model without units to prune, the rows are those of weights alone. Raises as
+    `prune_weights`, and what Keras says of a model that is not compiled.
     """
     pruned, rows, ignored_layers = _copy(model), [], _set_of(ignored_layers)
     graph = _Graph(model, pruned)
-    points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how, s in itertools.product(COLORS, sparsities)]
-    graph.warn_of_unknown(graph.fractions(0.0, scope, ignored_layers))
+    whole = graph.fractions(0.0, scope, ignored_layers)
+    methods = list(COLORS) if graph.unit_masks(whole, "layer", None) else ["weight"]
+    points = [(how, s, graph.fractions(s, scope, ignored_layers)) for how, s in itertools.product(methods, sparsities)]
+    graph.warn_of_unknown(whole)
+    if "unit" not in methods:
+        warnings.warn(f"{model.name!r} has no units to prune: the rows are of weights alone", stacklevel=2)
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
         masks = graph.masks(method, fractions, scope, scores)
         _assign(pruned, model.weights)
@@ -478,11 +484,38 @@ def _rebuild(layer, **changes):
     if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
     try:
-        return type(layer).from_config(layer.get_config() | changes)
+        with keras.saving.custom_object_scope(_names(layer)):
+            rebuilt = type(layer).from_config(layer.get_config() | changes)
     except Exception:
         if getattr(layer, "variables", []):
             raise
         return layer
+    for mine, yours in zip(_parts(rebuilt), _parts(layer)):  # a configuration has but the names of functions
+        if type(mine) is type(yours):
+            functions = {key: item for key, item in vars(yours).items() if _is_function(item)}
+            vars(mine).update({key: item for key, item in functions.items() if not hasattr(type(yours), key)})
+    return rebuilt
+
+
+def _is_function(item):
+    return callable(item) and hasattr(item, "__name__") and not isinstance(item, type)
+
+
+def _outside(layer):
+    """What the code of a Lambda uses, of its surroundings."""
+    if not isinstance(layer, keras.layers.Lambda) or not inspect.isfunction(layer.function):
+        return []
+    used = inspect.getclosurevars(layer.function)
+    return [*used.globals.values(), *used.nonlocals.values()]
+
+
+def _names(thing):
+    """{name: what it stands for} of the user's functions and classes in a layer or model, for Keras to find them."""
+    found = {item if _is_function(item) else type(item) for item in _inside(thing)}
+    found = [item for item in found if _is_function(item) or hasattr(item, "get_config")]
+    own = [item for item in found if not str(getattr(item, "__module__", "")).startswith("keras.")]
+    count = Counter(item.__name__ for item in own)
+    return {item.__name__: item for item in own if count[item.__name__] == 1}  # others can't be told apart
 
 
 def _input_names(model):
@@ -512,20 +545,22 @@ def _copy(model, changes=None, values=None):
         return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
 
     try:
-        copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
-        if {id(weight) for weight in copy.weights} & {id(weight) for weight in model.weights}:
-            raise ValueError("a layer made from its configuration has the weights of the first one")
+        with keras.saving.custom_object_scope(_names(model)):
+            copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
+            if model.compiled:  # which Keras 3.8 leaves out
+                copy.compile_from_config(model.get_compile_config())
+        used = [copy, *(thing for part in _parts(copy) for thing in _outside(part))]
+        if {id(v) for thing in used for v in getattr(thing, "weights", [thing])} & {id(v) for v in model.weights}:
+            raise ValueError("a lambda, or a layer made from its configuration, computes with weights of the first one")
         pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
         for mine, yours in pairs:
             mine.trainable = yours.trainable
-        if model.compiled:  # which Keras 3.8 leaves out
-            copy.compile_from_config(model.get_compile_config())
         _assign(copy, model.weights if values is None else values)
     except Exception as error:
         raise ValueError(
-            f"Keras can't rebuild model {model.name!r} from its configuration ({type(error).__name__}: "
-            f"{str(error)[:300]}). A custom class needs an __init__ that takes **kwargs, and a get_config() with its "
-            "other arguments; custom classes and functions need keras.saving.register_keras_serializable()."
+            f"Keras can't rebuild model {model.name!r} from its configuration ({type(error).__name__}: {error}). A "
+            "custom class needs an __init__ that takes **kwargs, and a get_config() with its other arguments; what is "
+            "not found needs keras.saving.register_keras_serializable(), and a lambda a name."
         ) from error
     if lost := sorted({type(yours).__name__ for mine, yours in pairs if type(mine) is not type(yours)}):
         why = "Keras makes plain models of them, without their call or train_step"
@@ -545,13 +580,24 @@ def _assign(model, values):
 
 def _parts(layer):
     """The layer and all layers inside it, at any depth, those around others first."""
-    found = [layer]
-    for item in found:  # which grows
-        inside = item.layers if isinstance(item, keras.Model) else keras.tree.flatten(list(vars(item).values()))
-        for part in inside:
-            if isinstance(part, keras.layers.Layer) and all(part is not other for other in found):
-                found.append(part)
-    return found
+    return [item for item in _inside(layer) if isinstance(item, keras.layers.Layer)]
+
+
+def _inside(thing):
+    """The thing and all that it holds, at any depth: in layers, losses, metrics, ..., in lists and dicts."""
+    found, items = {}, [thing]
+    for item in items:  # which grows
+        if id(item) not in found:
+            found[id(item)] = item
+            if isinstance(item, (list, tuple)):
+                items.extend(item)
+            elif isinstance(item, dict):
+                items.extend(item.values())
+            elif isinstance(item, keras.Model):
+                items.extend([item.layers, item.metrics, *(getattr(item, key, None) for key in ("optimizer", "loss"))])
+            elif hasattr(item, "get_config") and not isinstance(item, type):
+                items.extend(vars(item).values())
+    return list(found.values())
 
 
 def _has_graph(layer):

@@ -154,6 +154,13 @@ def test_examples_come_as_evaluate_takes_them():
         pu.sparsity_sweep(model, x, y, (0,), ignored_layer="dense")
 
 
+def test_sweep_of_a_model_without_units_has_the_rows_of_weights():
+    model = compile_(stack((3, 2), layers.LSTM(4), layers.Dense(3)))
+    with pytest.warns(UserWarning, match="no units to prune"), pytest.warns(UserWarning, match="not known.*'lstm"):
+        table = pu.sparsity_sweep(model, X.reshape(-1, 3, 2), Y, (0, 0.5))
+    assert table[["method", "sparsity"]].to_numpy().tolist() == [["weight", 0], ["weight", 0.5]]
+
+
 def test_ratios_of_a_subclassed_model_count_its_zeros():
     model = s.Subclassed(9)
     model.predict(X, verbose=0)

@@ -479,6 +479,89 @@ def test_vectors_are_no_matrices():
     check(model, prune_weights(model, 0.5), masks_of(prune_weights, model, ["a"], 0.5))
 
 
+def hard_sigmoid(x):
+    """Has the name of a function of Keras, which is another one."""
+    return ops.clip(0.2 * x + 0.5, 0, 1)
+
+
+def unregistered(x):
+    return ops.abs(x) - 0.1
+
+
+def dice(y_true, y_pred):
+    """Has the name of a loss of Keras, which is another one."""
+    return ops.mean(ops.square(ops.cast(y_true, y_pred.dtype) - y_pred), axis=-1)
+
+
+def mae(y_true, y_pred):
+    return 3 * dice(y_true, y_pred)
+
+
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, first):
+        self.first = first
+
+    def __call__(self, step):
+        return self.first / (ops.cast(step, "float32") + 1)
+
+    def get_config(self):
+        return {"first": self.first}
+
+
+class Halving(layers.Layer):
+    """Has a function of its own, of which its configuration says nothing but the name."""
+
+    def __init__(self, function, **options):
+        super().__init__(**options)
+        self.function = keras.activations.get(function)
+
+    def call(self, inputs):
+        return self.function(inputs) / 2
+
+    def get_config(self):
+        return super().get_config() | {"function": keras.activations.serialize(self.function)}
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore:.*units:UserWarning")
+@pytest.mark.parametrize("function", [hard_sigmoid, unregistered, s.bent])
+def test_functions_come_along_whatever_their_names_are(prune, function):
+    first = layers.TimeDistributed(layers.Dense(5, activation=function))
+    second = [layers.LSTM(4, activation=function), layers.Activation(function), Halving(function)]
+    model = stack((3, 6), first, *second, layers.Dense(4, activation=function), layers.Dense(3))
+    s.assert_same_outputs(model, prune(model, 0), X.reshape(-1, 3, 6), 0)
+
+
+@BOTH
+def test_an_own_loss_metric_and_schedule_come_along(prune):
+    model = stack((6,), layers.Dense(8), layers.Dense(1))
+    model.compile(
+        keras.optimizers.Adam(Falling(0.5)), loss=dice, metrics=[mae, "mse", keras.metrics.MeanMetricWrapper(mae)]
+    )
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    copy = prune(model, 0)
+    assert copy.evaluate(X, Y, verbose=0, return_dict=True) == pytest.approx(logs, rel=1e-5)
+    assert len(logs) == 4
+    assert float(copy.optimizer.learning_rate) == 0.5
+    copy.fit(X, Y, epochs=1, batch_size=len(X), verbose=0)
+    assert float(copy.optimizer.learning_rate) == 0.25
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore:.*units:UserWarning")
+def test_a_lambda_that_computes_with_another_layers_weight_is_refused(prune):
+    table, projection = layers.Embedding(9, 4, name="table"), layers.Dense(4)
+    inputs = keras.Input((3,), dtype="int32")
+    values, scale = projection(table(inputs)), layers.Rescaling(2.0)
+    values = layers.Lambda(lambda x: scale(x), output_shape=(3, 4))(values)
+    fine = shake(keras.Model(inputs, layers.Dense(2)(values)))
+    s.assert_same_outputs(fine, prune(fine, 0), np.ones((2, 3), int), 0)
+    tied = layers.Lambda(lambda x: ops.matmul(x, ops.transpose(table.embeddings)), output_shape=(3, 9))(values)
+    model = shake(keras.Model(inputs, tied))
+    with pytest.raises(ValueError, match=r"a lambda, .* computes with weights"):
+        prune(model, 0.5)
+
+
 class Forgets(layers.Dense):
     def __init__(self, table, **options):
         super().__init__(6, **options)
@@ -493,15 +576,19 @@ class ForgetsItsBias(layers.Dense):
         return {"name": self.name, "units": self.units}
 
 
+def times(factor):
+    def measure(y_true, y_pred):
+        return factor * ops.mean(y_pred, -1)
+
+    return measure
+
+
 @BOTH
 def test_what_keras_cannot_rebuild_names_the_way_out(prune):
-    def unknown(x, y=0):
-        return ops.mean(x - y, -1)
-
     for model in (
         stack((6,), Forgets(np.ones(3)), layers.Dense(2)),
-        stack((6, 6), layers.Dense(5, activation=unknown), layers.Dense(2)),
-        mlp(loss=unknown, metrics=[]),
+        mlp(loss=lambda y_true, y_pred: ops.mean(y_pred), metrics=[]),
+        mlp(loss=times(2), metrics=[times(3)]),  # two functions of one name
         stack((6,), layers.Dense(5), ForgetsItsBias(2, use_bias=False)),  # a copy would have a weight more
     ):
         before = bits(model)

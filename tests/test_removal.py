@@ -674,3 +674,17 @@ def test_misuse():
     ):
         with pytest.raises(error, match=message):
             remove_dead_units(wrong)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_constants_are_as_exact_as_their_layers_whatever_the_global_policy(policy):
+    model = stack((6,), layers.Dense(8, activation="tanh", dtype="float32"), layers.Dense(3, dtype="float32"))
+    pruned = prune_weights(model, 0.9, scores=lambda v: np.arange(48).reshape(8, 6).T)  # the first units lose all
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        small = remove_dead_units(pruned)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert small.layers[0].units == 1
+    s.assert_same_outputs(pruned, small, s.data()[0], 1e-6)
