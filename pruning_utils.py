@@ -629,7 +629,7 @@ class _Call(NamedTuple):
         """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
 
         It is tried out: a copy for all channels, and one for half of them with the weights of these, must say the same,
-        whichever half it is; and an example must say the same alone.
+        whichever half it is; an example must say the same alone, and weights of zero no NaN.
         """
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return None  # the mask that it makes depends on all channels
@@ -656,7 +656,11 @@ class _Call(NamedTuple):
                 part.weights[n].assign(value)
             lined, _ = _lined_up(halves, expected.shape[-1])
             same.append((self.run(some, part), expected[..., lined[0]]))
-        return axes if all(a.shape == b.shape and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
+        for weight, axis in zip(getattr(part, "weights", []), axes):
+            weight.assign(keras.ops.zeros_like(weight) if axis is not None else weight)
+        silent = self.run([array * 0 for array in some], part)  # what a deleted unit says
+        agreed = all(a.shape == b.shape and np.allclose(a, b, 1e-5, 1e-5) for a, b in same)
+        return axes if agreed and not np.isnan(silent).any() else None
 
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""

@@ -688,3 +688,19 @@ def test_constants_are_as_exact_as_their_layers_whatever_the_global_policy(polic
         keras.config.set_dtype_policy(before)
     assert small.layers[0].units == 1
     s.assert_same_outputs(pruned, small, s.data()[0], 1e-6)
+
+
+class DividesByWeights(layers.Layer):
+    def build(self, shape):
+        self.widths = self.add_weight(shape=shape[-1:], initializer="ones", name="widths")
+
+    def call(self, inputs):
+        return inputs / self.widths
+
+
+def test_a_layer_that_divides_by_weights_keeps_them():
+    """Its unit would say 0 / 0 if it lost its width."""
+    model = stack((6,), layers.Dense(8), DividesByWeights(), layers.Dense(3))
+    pruned = prune_units(model, 0.5)
+    assert np.isfinite(s.predict(pruned, s.data()[0])[0]).all()
+    s.assert_same_outputs(pruned, remove_dead_units(pruned), s.data()[0])
