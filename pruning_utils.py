@@ -8,6 +8,7 @@
 Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction in [0, 1].
 """
 
+import contextlib
 import gzip
 import inspect
 import itertools
@@ -100,7 +101,7 @@ def unit_mask(kernel, sparsity: float) -> np.ndarray:
     kernel = _real(kernel)
     if kernel.ndim == 0:
         raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
-    norms = np.sqrt(_per_unit(np.square(kernel, dtype=float)))
+    norms = np.sqrt(_squares(kernel))
     keep = _keep(norms, _check_sparsity(sparsity), spare=int(sparsity < 1))
     return np.broadcast_to(keep, kernel.shape).copy()
 
@@ -128,6 +129,12 @@ def _real(array, name="the kernel"):
 def _per_unit(values):
     """The sums in double precision of an array (..., units) for each unit."""
     return values.sum(axis=tuple(range(values.ndim - 1)), dtype=float)
+
+
+def _squares(values):
+    """The sums of squares in double precision of an array (..., units) for each unit."""
+    axes = list(range(values.ndim))
+    return np.einsum(values, axes, values, axes, axes[-1:], dtype=float)
 
 
 def _keep(scores, fraction, spare=0):
@@ -483,14 +490,16 @@ def _rebuild(layer, **changes):
     """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code."""
     if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
+    names = _names(layer)
     try:
-        with keras.saving.custom_object_scope(_names(layer)):
+        with keras.saving.custom_object_scope(names):
             rebuilt = type(layer).from_config(layer.get_config() | changes)
     except Exception:
         if getattr(layer, "variables", []):
             raise
         return layer
-    for mine, yours in zip(_parts(rebuilt), _parts(layer)):  # a configuration has but the names of functions
+    pairs = zip(_parts(rebuilt), _parts(layer)) if names else ()  # of functions a configuration has but the names
+    for mine, yours in pairs:
         if type(mine) is type(yours):
             functions = {key: item for key, item in vars(yours).items() if _is_function(item)}
             vars(mine).update({key: item for key, item in functions.items() if not hasattr(type(yours), key)})
@@ -515,7 +524,7 @@ def _names(thing):
     found = [item for item in found if _is_function(item) or hasattr(item, "get_config")]
     own = [item for item in found if not str(getattr(item, "__module__", "")).startswith("keras.")]
     count = Counter(item.__name__ for item in own)
-    return {item.__name__: item for item in own if count[item.__name__] == 1}  # others can't be told apart
+    return {item.__name__: item if count[item.__name__] == 1 else None for item in own}  # those can't be told apart
 
 
 def _input_names(model):
@@ -625,29 +634,31 @@ class _Call(NamedTuple):
         reshape = isinstance(self.layer, keras.layers.Reshape)
         return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
 
-    def channel_axes(self):
+    def channel_axes(self, most):
         """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
 
         It is tried out: a copy for all channels, and one for half of them with the weights of these, must say the same,
-        whichever half it is; an example must say the same alone, and weights of zero no NaN.
+        whichever half it is; an example must say the same alone, and a deleted unit not NaN. No other axis is longer
+        than `most`.
         """
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return None  # the mask that it makes depends on all channels
         sizes, size, rng = [_size(tensor) for tensor in self.ins], _size(self.outs[0]), np.random.default_rng(0)
         wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
         counts = [max(n, 4) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
-        every = [rng.normal(size=(2, *_sides(tensor), count)) for tensor, count in zip(self.ins, counts)]
+        every = [rng.normal(size=(2, *_sides(tensor, most=most), count)) for tensor, count in zip(self.ins, counts)]
         whole, part = (_rebuild(self.layer, **self.config_changes()) for _ in range(2))
-        self.run(every, whole)  # which makes its weights
-        values = [rng.uniform(0.5, 1.5, weight.shape) for weight in getattr(whole, "weights", [])]
-        for weight, value in zip(getattr(whole, "weights", []), values):
-            weight.assign(value)
-        expected, axes = self.run(every, whole), [None] * len(values)
+        expected, axes, values = self.run(every, whole), [], []  # which makes its weights
+        if getattr(whole, "weights", []):
+            values = [rng.uniform(0.5, 1.5, weight.shape) for weight in whole.weights]
+            whole.set_weights(values)
+            expected, axes = self.run(every, whole), [None] * len(values)
         same = [(np.concatenate([self.run([x[n : n + 1] for x in every], whole) for n in (0, 1)]), expected)]
         for trial in range(4):
             halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
             some = [array[..., half] for array, half in zip(every, halves)]
-            self.run(some, part)
+            if values and trial == 0:
+                self.run(some, part)
             for n, value in enumerate(values):
                 shapes = enumerate(zip(value.shape, part.weights[n].shape))
                 axes[n] = next((axis for axis, (size, left) in shapes if size != left), None)
@@ -656,11 +667,10 @@ class _Call(NamedTuple):
                 part.weights[n].assign(value)
             lined, _ = _lined_up(halves, expected.shape[-1])
             same.append((self.run(some, part), expected[..., lined[0]]))
-        for weight, axis in zip(getattr(part, "weights", []), axes):
-            weight.assign(keras.ops.zeros_like(weight) if axis is not None else weight)
-        silent = self.run([array * 0 for array in some], part)  # what a deleted unit says
-        agreed = all(a.shape == b.shape and np.allclose(a, b, 1e-5, 1e-5) for a, b in same)
-        return axes if agreed and not np.isnan(silent).any() else None
+        if values:
+            part.set_weights([_numpy(v) * (axis is None) for v, axis in zip(part.weights, axes)])
+            same.append([self.run([array * 0 for array in some], part)] * 2)  # NaN equals nothing
+        return axes if all(a.shape == b.shape and a.size and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
 
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
@@ -766,7 +776,10 @@ class _Graph:
             looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
-                self.tried[key] = call.channel_axes()
+                with contextlib.suppress(Exception):  # not every layer works at other sizes than its own
+                    self.tried[key] = call.channel_axes(16)
+                if self.tried.get(key) is None:
+                    self.tried[key] = call.channel_axes(math.inf)
         except Exception:
             self.tried[key] = None
         return self.tried[key]
@@ -812,7 +825,7 @@ class _Graph:
         score, keep = np.zeros(len(self.owner)), np.full(len(self.owner), True)
         for n, (matrices, *_, units) in self.kernels.items():
             values = self.kernel({matrices[-1]: _scores(self.weights[matrices[-1]], scores)}, n)
-            score[units] = _per_unit(np.square(values, dtype=float) if scores is None else values)
+            score[units] = _squares(values) if scores is None else _per_unit(values)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
         free = ~self.tied(self.arrives | spared)
@@ -855,7 +868,7 @@ class _Graph:
 
     def alive(self, values, n):
         """For each unit of layer n whether any weight leads to it."""
-        return _per_unit(self.kernel(values, n) != 0) > 0
+        return self.kernel(values, n).any(axis=(0, 1))
 
     def kernel(self, values, n):
         """The kernel of layer n as (places, channels, units)."""
@@ -968,10 +981,10 @@ def _calls(model, options=None):
             inner, entries, exits = _calls(layer, {"training": True} if kwargs.get("training") else options)
             calls.extend([*identities(ins, entries), *inner, *identities(exits, outs)])
         else:
-            reads = _unit_axis(layer) is not None
-            between = [keras.KerasTensor(results.shape, results.dtype)] if reads else outs
+            split = _unit_axis(layer) is not None and layer.activation is not keras.activations.linear
+            between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
             calls.append(_Call(layer, (args, kwargs | options), ins, between))
-            if reads:
+            if split:
                 activation = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy)
                 calls.append(_Call(activation, (between, {}), between, outs))
         return results
@@ -986,9 +999,9 @@ def _size(tensor):
     return (1, *tensor.shape[1:])[-1] or 1
 
 
-def _sides(tensor, unknown=16):
-    """The sizes of the axes between the first and the last, `unknown` for unknown ones."""
-    return [side or unknown for side in tensor.shape[1:-1]]
+def _sides(tensor, unknown=16, most=math.inf):
+    """The sizes of the axes between the first and the last, but `most`, and `unknown` for unknown ones."""
+    return [min(side or unknown, most) for side in tensor.shape[1:-1]]
 
 
 def _half(count, trial):
