@@ -498,11 +498,9 @@ def _rebuild(layer, **changes):
         if getattr(layer, "variables", []):
             raise
         return layer
-    pairs = zip(_parts(rebuilt), _parts(layer)) if names else ()  # of functions a configuration has but the names
-    for mine, yours in pairs:
-        if type(mine) is type(yours):
-            functions = {key: item for key, item in vars(yours).items() if _is_function(item)}
-            vars(mine).update({key: item for key, item in functions.items() if not hasattr(type(yours), key)})
+    for mine, yours in zip(_parts(rebuilt), _parts(layer)) if names else ():
+        own = {key: item for key, item in vars(yours).items() if _is_function(item) and not _is_of_keras(item)}
+        vars(mine).update({key: own[key] for key in own if _is_of_keras(vars(mine).get(key))})  # which has its name
     return rebuilt
 
 
@@ -510,19 +508,24 @@ def _is_function(item):
     return callable(item) and hasattr(item, "__name__") and not isinstance(item, type)
 
 
+def _is_of_keras(item):
+    return str(getattr(item, "__module__", "")).startswith("keras.")
+
+
 def _outside(layer):
-    """What the code of a Lambda uses, of its surroundings."""
+    """The layers and variables around it that the code of a Lambda uses."""
     if not isinstance(layer, keras.layers.Lambda) or not inspect.isfunction(layer.function):
         return []
     used = inspect.getclosurevars(layer.function)
-    return [*used.globals.values(), *used.nonlocals.values()]
+    used = [*used.globals.values(), *used.nonlocals.values()]
+    return [item for item in used if isinstance(item, (keras.layers.Layer, keras.Variable))]
 
 
 def _names(thing):
     """{name: what it stands for} of the user's functions and classes in a layer or model, for Keras to find them."""
     found = {item if _is_function(item) else type(item) for item in _inside(thing)}
     found = [item for item in found if _is_function(item) or hasattr(item, "get_config")]
-    own = [item for item in found if not str(getattr(item, "__module__", "")).startswith("keras.")]
+    own = [item for item in found if not _is_of_keras(item)]
     count = Counter(item.__name__ for item in own)
     return {item.__name__: item if count[item.__name__] == 1 else None for item in own}  # those can't be told apart
 

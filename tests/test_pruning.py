@@ -532,6 +532,32 @@ def test_functions_come_along_whatever_their_names_are(prune, function):
     s.assert_same_outputs(model, prune(model, 0), X.reshape(-1, 3, 6), 0)
 
 
+class Scaled(layers.Layer):
+    """Its function is made anew with each layer, and uses the weight of that layer."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.function, self.again = lambda x: x * self.scale, self.twice
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], name="scale")
+
+    def twice(self, x):
+        return self.function(self.function(x))
+
+    def call(self, inputs):
+        return self.again(inputs)
+
+
+@BOTH
+def test_functions_that_belong_to_one_layer_stay_with_it(prune):
+    model = stack((6,), Scaled(), layers.Dense(5), layers.Dense(3))
+    copy = prune(model, 0)
+    before = predict(copy, X)[0]
+    shake(model, seed=1)
+    np.testing.assert_array_equal(predict(copy, X)[0], before)
+
+
 @BOTH
 def test_an_own_loss_metric_and_schedule_come_along(prune):
     model = stack((6,), layers.Dense(8), layers.Dense(1))
