@@ -214,8 +214,14 @@ def averaged_inside():
     return mlp(optimizer=optimizers.LossScaleOptimizer(optimizers.Adam(use_ema=True)))
 
 
+def averaged_for_some():
+    model = mlp(optimizer=optimizers.MultiOptimizer(lambda variable: optimizers.Adam(use_ema="d1" in variable.path)))
+    model.fit(X, Y, verbose=0)  # before which it has no optimizers
+    return model
+
+
 def test_hold_misuse():
-    for make in (averaged, averaged_inside):
+    for make in (averaged, averaged_inside, *[averaged_for_some] * hasattr(optimizers, "MultiOptimizer")):
         model = make()
         with pytest.raises(ValueError, match=r"^the optimizer has use_ema"):
             pu.hold_sparsity(model)
@@ -446,6 +452,9 @@ def test_a_schedule_that_was_not_finished_or_is_over_says_so():
             fit(model, callbacks=[pu.GradualPruning(*schedule)])
         (message,) = [str(one.message) for one in caught if one.category is UserWarning]
         assert numbers <= {float(n) for n in re.findall(r"\d+(?:\.\d+)?", message)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(model, callbacks=[pu.GradualPruning(0, 0.9, 0, 12)])  # which is where it starts
 
 
 @pytest.mark.skipif(s.BACKEND == "torch", reason="torch runs one step per execution")

@@ -1,5 +1,6 @@
 """The network, reports, sweeps, ratios, latency, sizes and plots."""
 
+import gc
 import gzip
 import math
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -174,14 +176,21 @@ def test_ratios_of_a_subclassed_model_count_its_zeros():
     assert sweep["compression_ratio"][:2].tolist() == ratios
 
 
-def test_no_call_is_left_on_the_layers_of_the_model():
-    model = mlp()
-    for use in (pu.sparsity_report, pu.hold_sparsity, pu.remove_dead_units, lambda model: pu.score(model, X, Y)):
+def symbolic_tensors():
+    gc.collect()
+    return sum(type(item) is keras.KerasTensor for item in gc.get_objects())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_no_call_is_left_on_the_layers_of_the_model(nested):
+    """Each would keep its tensors alive."""
+    model = compile_(stack((6,), mlp(compiled=False), layers.Dense(3))) if nested else mlp()
+    whole = [pu.sparsity_report, pu.hold_sparsity, pu.remove_dead_units, lambda model: pu.score(model, X, Y)]
+    pruned = [*METHODS.values(), lambda model, sparsity: pu.sparsity_sweep(model, X, Y, (sparsity,))]
+    for use in whole + [partial(method, sparsity=0.5) for method in pruned]:
+        before = symbolic_tensors()
         use(model)
-        assert model.layers[0].output is not None  # Keras refuses this to a layer that was called twice
-    for use in (*METHODS.values(), lambda model, sparsity: pu.sparsity_sweep(model, X, Y, (sparsity,))):
-        use(model, 0.5)
-        assert model.layers[0].output is not None
+        assert symbolic_tensors() == before, use
 
 
 def test_the_ratios_of_a_sweep_are_those_of_its_points():
