@@ -8,7 +8,6 @@
 Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction in [0, 1].
 """
 
-import contextlib
 import gzip
 import inspect
 import itertools
@@ -31,6 +30,7 @@ COLORS = {"weight": "#0072B2", "unit": "#D55E00"}  # Okabe and Ito's blue and ve
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 CLASS_NAMES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(_CLOTHES.split(","))}
 _numpy = keras.ops.convert_to_numpy
+_UNITS = "Dense|(Separable)?Conv.D(Transpose)?"  # the layers whose units are known
 
 
 # ------------------------------------------------------------------------------------- data and network
@@ -202,9 +202,10 @@ def _scores(variable, scores):
 
 def _apply(model, masks):
     """Zeros in the model's weights where the mask of their number is False."""
+    weights = model.weights
     for number, mask in masks.items():
-        value = _numpy(model.weights[number])
-        model.weights[number].assign(np.where(mask, value, value.dtype.type(0)))
+        value = _numpy(weights[number])
+        weights[number].assign(np.where(mask, value, value.dtype.type(0)))
 
 
 def _set_of(names):
@@ -486,54 +487,41 @@ def _check_model(model):
             raise ValueError(f"{weight.path}: the layer is quantized or has LoRA enabled: prune before that, or merge")
 
 
-def _rebuild(layer, **changes):
+def _has_graph(layer):
+    """Whether it is a Sequential or functional model, whose calls can be followed."""
+    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
+
+
+def _parts(layer):
+    """The layer and all layers inside it, at any depth, those around others first."""
+    found, items = {}, [layer]
+    for item in items:  # which grows
+        if isinstance(item, (list, tuple, dict)):
+            items.extend(item.values() if isinstance(item, dict) else item)
+        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
+            found[id(item)] = item
+            items.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
+    return list(found.values())
+
+
+def _rebuild(layer, changes):
     """A new layer of the same configuration but for `changes`; the layer itself if it has no weights but code."""
-    if (hasattr(layer, "get_vocabulary") or isinstance(layer, keras.layers.Lambda)) and not layer.weights:
+    if isinstance(layer, keras.layers.Lambda) and inspect.isfunction(layer.function):
+        used = inspect.getclosurevars(layer.function)
+        for item in (*used.globals.values(), *used.nonlocals.values()):
+            if isinstance(item, keras.Variable) or (isinstance(item, keras.layers.Layer) and item.weights):
+                raise ValueError(f"lambda {layer.name!r} computes with weights that are not its own")
+    if isinstance(layer, keras.layers.Lambda) or (hasattr(layer, "get_vocabulary") and not layer.weights):
         return layer  # a lookup's table is not in its configuration, and a lambda's code without what it uses
-    names = _names(layer)
     try:
-        with keras.saving.custom_object_scope(names):
-            rebuilt = type(layer).from_config(layer.get_config() | changes)
+        config = layer.get_config() | changes
+        if type(layer).__module__.startswith("keras."):  # of a function a configuration has but the name
+            config |= {key: f for key in config if callable(f := getattr(layer, key, None)) and hasattr(f, "__name__")}
+        return type(layer).from_config(config)
     except Exception:
         if getattr(layer, "variables", []):
             raise
         return layer
-    for mine, yours in zip(_parts(rebuilt), _parts(layer)) if names else ():
-        own = {key: item for key, item in vars(yours).items() if _is_function(item) and not _is_of_keras(item)}
-        vars(mine).update({key: own[key] for key in own if _is_of_keras(vars(mine).get(key))})  # which has its name
-    return rebuilt
-
-
-def _is_function(item):
-    return callable(item) and hasattr(item, "__name__") and not isinstance(item, type)
-
-
-def _is_of_keras(item):
-    return str(getattr(item, "__module__", "")).startswith("keras.")
-
-
-def _outside(layer):
-    """The layers and variables around it that the code of a Lambda uses."""
-    if not isinstance(layer, keras.layers.Lambda) or not inspect.isfunction(layer.function):
-        return []
-    used = inspect.getclosurevars(layer.function)
-    used = [*used.globals.values(), *used.nonlocals.values()]
-    return [item for item in used if isinstance(item, (keras.layers.Layer, keras.Variable))]
-
-
-def _names(thing):
-    """{name: what it stands for} of the user's functions and classes in a layer or model, for Keras to find them."""
-    found = {item if _is_function(item) else type(item) for item in _inside(thing)}
-    found = [item for item in found if _is_function(item) or hasattr(item, "get_config")]
-    own = [item for item in found if not _is_of_keras(item)]
-    count = Counter(item.__name__ for item in own)
-    return {item.__name__: item if count[item.__name__] == 1 else None for item in own}  # those can't be told apart
-
-
-def _input_names(model):
-    """The names by which a model's inputs can be given: those of its input layers, not of their tensors."""
-    names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
-    return [names.get(id(tensor), tensor.name) for tensor in model.inputs]
 
 
 def _copy(model, changes=None, values=None):
@@ -545,25 +533,25 @@ def _copy(model, changes=None, values=None):
 
     def rebuild(layer):
         if id(layer) not in made:
-            change = changes.get(id(layer), {})
-            made[id(layer)] = clone(layer, change) if _has_graph(layer) else _rebuild(layer, **change)
+            made[id(layer)] = (clone if _has_graph(layer) else _rebuild)(layer, changes.get(id(layer), {}))
         return made[id(layer)]
 
     def clone(model, shapes):
+        names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
         inputs = []
-        for tensor, shape, name in zip(model.inputs, shapes or [t.shape for t in model.inputs], _input_names(model)):
+        for tensor, shape in zip(model.inputs, shapes or [tensor.shape for tensor in model.inputs]):
+            name = names.get(id(tensor), tensor.name)  # Keras takes inputs by that of the layer
             inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
         inputs = keras.tree.pack_sequence_as(getattr(model, "input", model.inputs), inputs)
         return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
 
     try:
-        with keras.saving.custom_object_scope(_names(model)):
-            copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
-            if model.compiled:  # which Keras 3.8 leaves out
-                copy.compile_from_config(model.get_compile_config())
-        used = [copy, *(thing for part in _parts(copy) for thing in _outside(part))]
-        if {id(v) for thing in used for v in getattr(thing, "weights", [thing])} & {id(v) for v in model.weights}:
-            raise ValueError("a lambda, or a layer made from its configuration, computes with weights of the first one")
+        copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
+        if model.compiled:  # which Keras 3.8 leaves out
+            settings = keras.saving.deserialize_keras_object(model.get_compile_config() | {"loss": None})
+            copy.compile(**settings | {"loss": model.loss})
+        if {id(v) for v in copy.weights} & {id(v) for v in model.weights}:
+            raise ValueError("a layer made from its configuration has weights of the first one")
         pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
         for mine, yours in pairs:
             mine.trainable = yours.trainable
@@ -590,33 +578,6 @@ def _assign(model, values):
             layer.reset_state()  # of a recurrent layer, which is not among its weights
 
 
-def _parts(layer):
-    """The layer and all layers inside it, at any depth, those around others first."""
-    return [item for item in _inside(layer) if isinstance(item, keras.layers.Layer)]
-
-
-def _inside(thing):
-    """The thing and all that it holds, at any depth: in layers, losses, metrics, ..., in lists and dicts."""
-    found, items = {}, [thing]
-    for item in items:  # which grows
-        if id(item) not in found:
-            found[id(item)] = item
-            if isinstance(item, (list, tuple)):
-                items.extend(item)
-            elif isinstance(item, dict):
-                items.extend(item.values())
-            elif isinstance(item, keras.Model):
-                items.extend([item.layers, item.metrics, *(getattr(item, key, None) for key in ("optimizer", "loss"))])
-            elif hasattr(item, "get_config") and not isinstance(item, type):
-                items.extend(vars(item).values())
-    return list(found.values())
-
-
-def _has_graph(layer):
-    """Whether it is a Sequential or functional model, whose calls can be followed."""
-    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
-
-
 # ---------------------------------------------------------------------------------- the graph of a model
 class _Call(NamedTuple):
     """A call of a layer in a model's graph, with symbolic tensors."""
@@ -637,43 +598,33 @@ class _Call(NamedTuple):
         reshape = isinstance(self.layer, keras.layers.Reshape)
         return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
 
-    def channel_axes(self, most):
+    def channel_axes(self):
         """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
 
-        It is tried out: a copy for all channels, and one for half of them with the weights of these, must say the same,
-        whichever half it is; an example must say the same alone, and a deleted unit not NaN. No other axis is longer
-        than `most`.
+        Of a layer without weights it is tried out: one for all channels, and one for half of them, must say the same,
+        whichever half it is, and an example must say the same alone.
         """
+        if weights := getattr(self.layer, "weights", []):
+            known = _is_known(self.layer, "BatchNormalization|PReLU|DepthwiseConv.D")
+            at_end = getattr(self.layer, "axis", -1) in (-1, len(self.outs[0].shape) - 1)
+            if not (known and at_end) or self.arguments[1].get("training"):
+                return None
+            size = _size(self.outs[0])
+            return [max((n for n, side in enumerate(v.shape) if side == size), default=None) for v in weights]
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return None  # the mask that it makes depends on all channels
         sizes, size, rng = [_size(tensor) for tensor in self.ins], _size(self.outs[0]), np.random.default_rng(0)
         wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
-        counts = [max(n, 4) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
+        counts = [max(n, 2) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
+        most = math.inf if self.config_changes() else 64  # places along an axis, which are enough and take less time
         every = [rng.normal(size=(2, *_sides(tensor, most=most), count)) for tensor, count in zip(self.ins, counts)]
-        whole, part = (_rebuild(self.layer, **self.config_changes()) for _ in range(2))
-        expected, axes, values = self.run(every, whole), [], []  # which makes its weights
-        if getattr(whole, "weights", []):
-            values = [rng.uniform(0.5, 1.5, weight.shape) for weight in whole.weights]
-            whole.set_weights(values)
-            expected, axes = self.run(every, whole), [None] * len(values)
-        same = [(np.concatenate([self.run([x[n : n + 1] for x in every], whole) for n in (0, 1)]), expected)]
+        expected, part = self.run(every), _rebuild(self.layer, self.config_changes())
+        same = [(np.concatenate([self.run([x[n : n + 1] for x in every]) for n in (0, 1)]), expected)]
         for trial in range(4):
             halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
-            some = [array[..., half] for array, half in zip(every, halves)]
-            if values and trial == 0:
-                self.run(some, part)
-            for n, value in enumerate(values):
-                shapes = enumerate(zip(value.shape, part.weights[n].shape))
-                axes[n] = next((axis for axis, (size, left) in shapes if size != left), None)
-                if axes[n] is not None:
-                    value = np.compress(dict(zip(counts, halves))[value.shape[axes[n]]], value, axes[n])
-                part.weights[n].assign(value)
-            lined, _ = _lined_up(halves, expected.shape[-1])
-            same.append((self.run(some, part), expected[..., lined[0]]))
-        if values:
-            part.set_weights([_numpy(v) * (axis is None) for v, axis in zip(part.weights, axes)])
-            same.append([self.run([array * 0 for array in some], part)] * 2)  # NaN equals nothing
-        return axes if all(a.shape == b.shape and a.size and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
+            (lined, *_), _ = _lined_up(halves, expected.shape[-1])
+            same.append((self.run([x[..., half] for x, half in zip(every, halves)], part), expected[..., lined]))
+        return [] if all(a.shape == b.shape and a.size and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
 
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
@@ -726,7 +677,8 @@ class _Graph:
         self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
         for n in sorted(self.position.values()):
             layer = walked[n][0][0]
-            if (axis := _unit_axis(layer)) is not None:
+            if _is_known(layer, _UNITS):
+                axis = -2 if type(layer).__name__.endswith("Transpose") else -1
                 matrices = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
                 units = len(self.owner) + np.arange(self.weights[matrices[-1]].shape[axis])
                 self.owner = np.append(self.owner, np.full(units.size, n))
@@ -779,10 +731,7 @@ class _Graph:
             looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
-                with contextlib.suppress(Exception):  # not every layer works at other sizes than its own
-                    self.tried[key] = call.channel_axes(16)
-                if self.tried.get(key) is None:
-                    self.tried[key] = call.channel_axes(math.inf)
+                self.tried[key] = call.channel_axes()
         except Exception:
             self.tried[key] = None
         return self.tried[key]
@@ -978,13 +927,12 @@ def _calls(model, options=None):
         ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
         if _has_graph(layer):
             given = args[0] if args else kwargs.get("inputs")
-            if isinstance(given, dict):  # whose keys say what is what
-                names = sorted(layer.input) if isinstance(layer.input, dict) else _input_names(layer)
-                ins = [given[name] for name in names]
+            if isinstance(given, dict) and not isinstance(layer.input, dict):  # whose keys are names
+                ins = [given[tensor.name] for tensor in layer.inputs]
             inner, entries, exits = _calls(layer, {"training": True} if kwargs.get("training") else options)
             calls.extend([*identities(ins, entries), *inner, *identities(exits, outs)])
         else:
-            split = _unit_axis(layer) is not None and layer.activation is not keras.activations.linear
+            split = _is_known(layer, f"{_UNITS}|Depthwise.*") and layer.activation is not keras.activations.linear
             between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
             calls.append(_Call(layer, (args, kwargs | options), ins, between))
             if split:
@@ -1003,7 +951,7 @@ def _size(tensor):
 
 
 def _sides(tensor, unknown=16, most=math.inf):
-    """The sizes of the axes between the first and the last, but `most`, and `unknown` for unknown ones."""
+    """The sizes of the axes between the first and the last, `unknown` for those that are."""
     return [min(side or unknown, most) for side in tensor.shape[1:-1]]
 
 
@@ -1013,15 +961,13 @@ def _half(count, trial):
     return order < count // 2 if trial % 2 == 0 else order >= count - count // 2
 
 
-def _unit_axis(layer):
-    """The axis of a layer's kernel along which its units lie, one of the last two, of which the other is that of the
-    channels that it reads; None for a layer whose units are not known."""
-    kind, name = type(layer), type(layer).__name__
-    known = kind is getattr(keras.layers, name, None) and re.fullmatch("Dense|(Separable)?Conv.D(Transpose)?", name)
+def _is_known(layer, names):
+    """Whether it is one of these layers of Keras, in the form in which each of its units or channels stands alone."""
+    known = type(layer) is getattr(keras.layers, type(layer).__name__, None) and re.fullmatch(
+        names, type(layer).__name__
+    )
     plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
-    if not (known and plain and getattr(layer, "data_format", "channels_last") == "channels_last"):
-        return None
-    return -2 if name.endswith("Transpose") else -1
+    return bool(known and plain and getattr(layer, "data_format", "channels_last") == "channels_last")
 
 
 def _lined_up(parts, size):
