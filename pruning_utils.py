@@ -101,8 +101,7 @@ def unit_mask(kernel, sparsity: float) -> np.ndarray:
     kernel = _real(kernel)
     if kernel.ndim == 0:
         raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
-    norms = np.sqrt(_squares(kernel))
-    keep = _keep(norms, _check_sparsity(sparsity), spare=int(sparsity < 1))
+    keep = _keep(np.sqrt(_squares(kernel)), _check_sparsity(sparsity), spare=int(sparsity < 1))
     return np.broadcast_to(keep, kernel.shape).copy()
 
 
@@ -124,11 +123,6 @@ def _real(array, name="the kernel"):
     if np.isnan(array).any():
         raise ValueError(f"{name} holds NaN, which has no rank among magnitudes")
     return array
-
-
-def _per_unit(values):
-    """The sums in double precision of an array (..., units) for each unit."""
-    return values.sum(axis=tuple(range(values.ndim - 1)), dtype=float)
 
 
 def _squares(values):
@@ -407,7 +401,7 @@ def _measure(model, graph, dense_graph, x, y, options):
     logs = model.evaluate(x, y, return_dict=True, **{"verbose": 0} | options)
     values, _ = graph.without_dead_units([_numpy(weight) for weight in model.weights])
     whole = dense_graph.cost({n: math.prod(weight.shape) for n, weight in dense_graph.weights.items()})
-    left = graph.cost({n: int(np.count_nonzero(value)) for n, value in values.items()})
+    left = graph.cost({n: np.count_nonzero(value) for n, value in values.items()})
     ratios = [size / part if part else math.inf for size, part in zip(whole, left)]
     return logs | dict(zip(("compression_ratio", "theoretical_speedup"), ratios))
 
@@ -598,41 +592,35 @@ class _Call(NamedTuple):
         reshape = isinstance(self.layer, keras.layers.Reshape)
         return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
 
-    def channel_axes(self):
-        """For each weight its axis of channels (or None), if each channel that comes out depends on one; else None.
+    def keeps_apart(self):
+        """Whether each channel that comes out depends on one that came in, in a layer without weights.
 
-        Of a layer without weights it is tried out: one for all channels, and one for half of them, must say the same,
-        whichever half it is, and an example must say the same alone.
+        It is tried out: on all channels and on half of them it must say the same, whichever half it is, and of an
+        example the same if that is alone.
         """
-        if weights := getattr(self.layer, "weights", []):
-            known = _is_known(self.layer, "BatchNormalization|PReLU|DepthwiseConv.D")
-            at_end = getattr(self.layer, "axis", -1) in (-1, len(self.outs[0].shape) - 1)
-            if not (known and at_end) or self.arguments[1].get("training"):
-                return None
-            size = _size(self.outs[0])
-            return [max((n for n, side in enumerate(v.shape) if side == size), default=None) for v in weights]
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
-            return None  # the mask that it makes depends on all channels
-        sizes, size, rng = [_size(tensor) for tensor in self.ins], _size(self.outs[0]), np.random.default_rng(0)
+            return False  # the mask that it makes depends on all channels
+        sizes, size = [_shape(tensor)[-1] for tensor in self.ins], _shape(self.outs[0])[-1]
+        rng = np.random.default_rng(0)
         wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
         counts = [max(n, 2) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
         most = math.inf if self.config_changes() else 64  # places along an axis, which are enough and take less time
-        every = [rng.normal(size=(2, *_sides(tensor, most=most), count)) for tensor, count in zip(self.ins, counts)]
+        every = [rng.normal(size=(2, *_shape(tensor, 16, most)[:-1], n)) for tensor, n in zip(self.ins, counts)]
         expected, part = self.run(every), _rebuild(self.layer, self.config_changes())
         same = [(np.concatenate([self.run([x[n : n + 1] for x in every]) for n in (0, 1)]), expected)]
         for trial in range(4):
             halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
             (lined, *_), _ = _lined_up(halves, expected.shape[-1])
             same.append((self.run([x[..., half] for x, half in zip(every, halves)], part), expected[..., lined]))
-        return [] if all(a.shape == b.shape and a.size and np.allclose(a, b, 1e-5, 1e-5) for a, b in same) else None
+        return all(a.shape == b.shape and a.size and np.allclose(a, b, 1e-5, 1e-5) for a, b in same)
 
     def constants(self, constants):
         """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
-        came, size, found = [constants[id(tensor)] for tensor in self.ins], _size(self.outs[0]), []
+        came, size, found = [constants[id(tensor)] for tensor in self.ins], _shape(self.outs[0])[-1], []
         if not np.isfinite(np.concatenate(came)).any():
             return np.full(size, np.nan)
         for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
-            shapes = [(1, *_sides(tensor, unknown), constant.size) for tensor, constant in zip(self.ins, came)]
+            shapes = [(1, *_shape(tensor, unknown)[:-1], constant.size) for tensor, constant in zip(self.ins, came)]
             values = [np.broadcast_to(np.nan_to_num(constant), shape) for constant, shape in zip(came, shapes)]
             found.append(self.run(values).reshape(-1, size))
         found, (lined, others) = np.concatenate(found), _lined_up(came, size)
@@ -666,14 +654,14 @@ class _Graph:
         self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
         self.calls, inputs, outputs = _calls(copy) if _has_graph(copy) else ([], [], [])
-        self.channels = {id(tensor): np.zeros(_size(tensor), int) for tensor in inputs}  # the unit each comes from
+        self.channels = {id(tensor): np.zeros(_shape(tensor)[-1], int) for tensor in inputs}  # the unit each comes from
         self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
         self.kernels = {}  # layer: (matrices, axis of the units in the last, bias, units); kernel + 0.5 is no bias yet
         self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
         self.places = Counter()  # matrix: how often it is applied to one example
-        self.tried = {}  # what `channel_axes` has found out
+        self.tried = {}  # what `keeps_apart` has found out
         self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
         for n in sorted(self.position.values()):
             layer = walked[n][0][0]
@@ -701,12 +689,12 @@ class _Graph:
         """Notes what a call does with the channels that come in: it reads them, passes them on, or mixes them."""
         n, once = self.position.get(id(call.layer), -1), sum(call.layer is other.layer for other in self.calls) == 1
         came, weights = [self.channels[id(tensor)] for tensor in call.ins], getattr(call.layer, "weights", [])
-        units, pins, (lined, others) = np.zeros(1, int), came, _lined_up(came, _size(call.outs[0]))
+        units, pins, (lined, others) = np.zeros(1, int), came, _lined_up(came, _shape(call.outs[0])[-1])
         if n in self.kernels:
             units = self.kernels[n][-1]
             if once:
                 self.reads[n], pins = came[0], []
-        elif len(lined) and (once or not weights) and (axes := self.channel_axes(call)) is not None:
+        elif len(lined) and (once or not weights) and (axes := self.axes(call)) is not None:
             free = (lined > 0).all(axis=0)
             units, pins = np.where(free, lined[0], 0), [lined[:, ~free].ravel(), *others]
             self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
@@ -717,23 +705,29 @@ class _Graph:
         for tensor in call.outs:
             if id(tensor) in self.channels:  # that of a nested model, which is called again
                 self.pins.extend([self.channels[id(tensor)], units])
-            self.channels[id(tensor)] = np.resize(units, _size(tensor))
+            self.channels[id(tensor)] = np.resize(units, _shape(tensor)[-1])
             self.heads[id(tensor)] = set(inside[-1:]) or set().union(*(self.heads[id(item)] for item in call.ins))
         if n >= 0:
             self.places.update(dict.fromkeys(self.matrices[n], call.places()))
 
-    def channel_axes(self, call):
-        """What `call.channel_axes` finds, or None if it fails: then it can't be made for other numbers of channels."""
-        layer, key = call.layer, None
+    def axes(self, call):
+        """For each weight its axis of channels (or None) if each channel that comes out depends on one; else None."""
+        layer, shape, key = call.layer, call.outs[0].shape, None
+        if weights := getattr(layer, "weights", []):
+            apart = getattr(layer, "axis", -1) in (-1, len(shape) - 1) and not call.arguments[1].get("training")
+            if not (apart and _is_known(layer, "BatchNormalization|PReLU|DepthwiseConv.D")):
+                return None
+            axes = [[axis for axis, size in enumerate(weight.shape) if size == shape[-1]] for weight in weights]
+            return [max(found, default=None) for found in axes]
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
-            sizes = {id(tensor): (len(tensor.shape), _size(tensor)) for tensor in call.ins}
+            sizes = {id(tensor): (len(tensor.shape), _shape(tensor)[-1]) for tensor in call.ins}
             looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
-                self.tried[key] = call.channel_axes()
+                self.tried[key] = [] if call.keeps_apart() else None
         except Exception:
-            self.tried[key] = None
+            self.tried[key] = None  # it can't be made for other numbers of channels
         return self.tried[key]
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
@@ -777,7 +771,7 @@ class _Graph:
         score, keep = np.zeros(len(self.owner)), np.full(len(self.owner), True)
         for n, (matrices, *_, units) in self.kernels.items():
             values = self.kernel({matrices[-1]: _scores(self.weights[matrices[-1]], scores)}, n)
-            score[units] = _squares(values) if scores is None else _per_unit(values)
+            score[units] = _squares(values) if scores is None else values.sum(axis=(0, 1), dtype=float)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
         free = ~self.tied(self.arrives | spared)
@@ -855,7 +849,7 @@ class _Graph:
                     if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
                         pinned[self.reads[n][known & (constant != 0)]] = True
                         known &= constant == 0
-                    offset += _per_unit(self.kernel(values, n)[:, known] * constant[known, None])
+                    offset += np.einsum("pcu,c->u", self.kernel(values, n)[:, known], constant[known])
                     for matrix in matrices:
                         np.moveaxis(values[matrix], -3 - axis, 0)[known] = 0
                     values[bias] = offset.astype(values[bias].dtype)
@@ -927,8 +921,9 @@ def _calls(model, options=None):
         ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
         if _has_graph(layer):
             given = args[0] if args else kwargs.get("inputs")
-            if isinstance(given, dict) and not isinstance(layer.input, dict):  # whose keys are names
-                ins = [given[tensor.name] for tensor in layer.inputs]
+            if isinstance(given, dict):  # whose keys say what is what
+                names = sorted(layer.input) if isinstance(layer.input, dict) else [t.name for t in layer.inputs]
+                ins = [given[name] for name in names]
             inner, entries, exits = _calls(layer, {"training": True} if kwargs.get("training") else options)
             calls.extend([*identities(ins, entries), *inner, *identities(exits, outs)])
         else:
@@ -945,14 +940,9 @@ def _calls(model, options=None):
     return calls, traced.inputs, traced.outputs
 
 
-def _size(tensor):
-    """The number of a tensor's channels, its last axis; 1 if there is none or it is not known."""
-    return (1, *tensor.shape[1:])[-1] or 1
-
-
-def _sides(tensor, unknown=16, most=math.inf):
-    """The sizes of the axes between the first and the last, `unknown` for those that are."""
-    return [min(side or unknown, most) for side in tensor.shape[1:-1]]
+def _shape(tensor, unknown=1, most=math.inf):
+    """The sizes of a tensor's axes but the first, at `most` so large, `unknown` if not known; channels come last."""
+    return [min(size or unknown, most) for size in tensor.shape[1:] or (1,)]
 
 
 def _half(count, trial):
@@ -963,11 +953,9 @@ def _half(count, trial):
 
 def _is_known(layer, names):
     """Whether it is one of these layers of Keras, in the form in which each of its units or channels stands alone."""
-    known = type(layer) is getattr(keras.layers, type(layer).__name__, None) and re.fullmatch(
-        names, type(layer).__name__
-    )
-    plain = getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
-    return bool(known and plain and getattr(layer, "data_format", "channels_last") == "channels_last")
+    name, own = type(layer).__name__, getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
+    last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    return own and last and type(layer) is getattr(keras.layers, name, None) and bool(re.fullmatch(names, name))
 
 
 def _lined_up(parts, size):
