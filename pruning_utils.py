@@ -16,7 +16,7 @@ import numbers
 import re
 import timeit
 import warnings
-from collections import Counter
+from collections import Counter, namedtuple
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,21 +34,15 @@ _UNITS = "Dense|(Separable)?Conv.D(Transpose)?"  # the layers whose units are kn
 
 
 # ------------------------------------------------------------------------------------- data and network
-class Dataset(NamedTuple):
-    """Images float32 (n, 784) in [0, 1], labels int32 (n,), and the ten names that the labels stand for."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    class_names: tuple
+Dataset = namedtuple("Dataset", "x_train y_train x_test y_test class_names")
 
 
 def load_dataset(name: str) -> Dataset:
-    """The data set "mnist" or "fashion_mnist": 60,000 images to train on and 10,000 to test on.
+    """The `Dataset` "mnist" or "fashion_mnist": 60,000 images to train on, 10,000 to test on.
 
-    Reads data/NAME.npz beside this module; where that file is missing, keras.datasets downloads it. Raises ValueError
-    for another name, and what NumPy or Keras say of a damaged file or a failed download.
+    Images are float32 (n, 784) in [0, 1], labels int32 (n,), `class_names` the ten names that they stand for. Reads
+    data/NAME.npz beside this module, or where that is missing what keras.datasets downloads. Raises ValueError for
+    another name, and what NumPy or Keras say of a damaged file or a failed download.
     """
     if name not in CLASS_NAMES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(map(repr, CLASS_NAMES))}")
@@ -68,8 +62,7 @@ def build_model(
     """A compiled Sequential on 784 inputs: hidden layers ReLU(xW) without biases, then 10 logits xW.
 
     `kernel_regularizer` is that of the hidden kernels, `learning_rate` (a number or a schedule) goes to Adam, `seed`
-    makes the initial weights repeatable, and `compile_options` go to `compile`, where they win over the defaults. The
-    default sizes make 2,386,000 parameters.
+    makes the initial weights repeatable, and `compile_options` win over the defaults of `compile`.
     """
     model = keras.Sequential([keras.Input((784,))], name="mlp")
     for number, units in enumerate((*hidden_units, 10)):
@@ -88,7 +81,7 @@ def weight_mask(kernel, sparsity: float) -> np.ndarray:
 
     Ties go by position (row-major). Raises TypeError or ValueError if sparsity is no number in [0, 1], or for NaN.
     """
-    return _keep(np.abs(_real(kernel)), _check_sparsity(sparsity))
+    return _keep(_scores(kernel), _check_sparsity(sparsity))
 
 
 def unit_mask(kernel, sparsity: float) -> np.ndarray:
@@ -98,11 +91,11 @@ def unit_mask(kernel, sparsity: float) -> np.ndarray:
     (..., channels, filters). Norms are in double precision, ties go by position, and one unit stays unless sparsity
     is 1. Raises as `weight_mask`, and ValueError for a kernel without an axis.
     """
-    kernel = _real(kernel)
-    if kernel.ndim == 0:
+    magnitudes = _scores(kernel)
+    if magnitudes.ndim == 0:
         raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
-    keep = _keep(np.sqrt(_squares(kernel)), _check_sparsity(sparsity), spare=int(sparsity < 1))
-    return np.broadcast_to(keep, kernel.shape).copy()
+    keep = _keep(np.sqrt(_squares(magnitudes)), _check_sparsity(sparsity), spare=int(sparsity < 1))
+    return np.broadcast_to(keep, magnitudes.shape).copy()
 
 
 def _check_sparsity(sparsity):
@@ -114,15 +107,18 @@ def _check_sparsity(sparsity):
     return float(sparsity)
 
 
-def _real(array, name="the kernel"):
-    """`array` (or list, tensor, variable) as floats of single precision or better, without NaN."""
-    array = _numpy(array)
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
-    array = np.asarray(array, np.promote_types(array.dtype, np.float32))
-    if np.isnan(array).any():
+def _scores(kernel, scores=None):
+    """What `scores`, or the magnitude if it is None, says of each weight, in single precision or better."""
+    name = f"the kernel or score of {kernel.path}" if hasattr(kernel, "path") else "the kernel"
+    values = _numpy(kernel if scores is None else scores(kernel))
+    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, not {values.dtype}")
+    if scores is not None and values.shape != tuple(kernel.shape):
+        raise ValueError(f"scores({kernel.path}) must have shape {tuple(kernel.shape)}, not {values.shape}")
+    values = np.asarray(values, np.promote_types(values.dtype, np.float32))
+    if np.isnan(values).any():
         raise ValueError(f"{name} holds NaN, which has no rank among magnitudes")
-    return array
+    return np.abs(values) if scores is None else values
 
 
 def _squares(values):
@@ -186,20 +182,11 @@ def _prune(model, method, sparsity, scope, ignored_layers, scores):
     return pruned
 
 
-def _scores(variable, scores):
-    """What `scores`, or the magnitude if it is None, says of each weight."""
-    values = _real(variable if scores is None else scores(variable), f"the kernel or score of {variable.path}")
-    if values.shape != tuple(variable.shape):
-        raise ValueError(f"scores({variable.path}) must have shape {tuple(variable.shape)}, not {values.shape}")
-    return np.abs(values) if scores is None else values
-
-
 def _apply(model, masks):
     """Zeros in the model's weights where the mask of their number is False."""
     weights = model.weights
     for number, mask in masks.items():
-        value = _numpy(weights[number])
-        weights[number].assign(np.where(mask, value, value.dtype.type(0)))
+        weights[number].assign(keras.ops.where(mask, weights[number].value, 0))
 
 
 def _set_of(names):
