@@ -140,17 +140,15 @@ def _keep(scores, fraction, spare=0):
 
 # ---------------------------------------------------------------------------------------------- pruning
 def prune_weights(model, sparsity, *, scope="layer", ignored_layers=(), scores=None):
-    """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626).
+    """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626), as by `weight_mask`.
 
-    Pruned is every float weight of two or more axes (kernels, embeddings, recurrent and depthwise kernels, ...), frozen
-    or not, except biases, scales and states, and except the output layers (of a subclassed model, whose graph is not
-    known, its last one); of each, `weight_mask` says which go.
+    Pruned is every float weight of two or more axes (kernels, embeddings, ...), frozen or not, except biases, scales,
+    states, and what is in the output layers (of a subclassed model, whose graph is not known, in the last layer).
 
     `sparsity` is a fraction for all layers, or a dict of layer names to fractions (other layers keep what they have; a
     nested model's name stands for all in it). `scope="global"` sets one threshold for all layers together. Layers in
     `ignored_layers` are left alone. `scores(variable)` returns the importance of each weight of that matrix of `model`,
-    an array of its shape, to rank by instead of |w|. The copy has the names and compile settings of `model` and a fresh
-    optimizer; `model` keeps every bit.
+    an array of its shape, to rank by instead of |w|. The copy is compiled as `model` is, with a fresh optimizer.
 
     Raises TypeError or ValueError for bad fractions, unknown names, a model that is not built or has nothing to prune,
     quantized or LoRA layers, NaN, and layers that Keras cannot rebuild from their configuration.
@@ -164,10 +162,8 @@ def prune_units(model, sparsity, *, scope="layer", ignored_layers=(), scores=Non
     Units are the outputs of Dense, convolution, transposed and separable layers (without groups, channels last). Those
     that an Add or the like ties go together, ranked by the norm of all their weights; a unit takes its bias and
     normalization along. Each layer keeps one unit unless sparsity is 1. The arguments are those of `prune_weights`;
-    `scores` are summed over each unit, None stands for w squared. Warns of layers that have matrices but no units it
-    knows: they stay as they are.
-
-    Raises as `prune_weights`, and ValueError for tied layers with different fractions.
+    `scores` (by default w squared) are summed over each unit. Warns of layers whose matrices have no units it knows:
+    they stay whole. Raises as `prune_weights`, and ValueError for tied layers with different fractions.
     """
     return _prune(model, "unit", sparsity, scope, ignored_layers, scores)
 
@@ -208,11 +204,10 @@ class _HoldZeros(keras.constraints.Constraint):
 def hold_sparsity(model, *, ignored_layers=()):
     """None: from now on what is zero in the model's hidden matrices stays exactly zero while it trains.
 
-    Units without any weight stay silent, too: what is zero of their biases and of what is trained of their
-    normalization stays zero. The zeros become constraints of the variables, which every Keras optimizer applies after
-    its step, so neither momentum nor weight decay revives a weight. Nothing of this is saved: a loaded or copied model
-    is free until held again. `release_sparsity(model)` undoes it. Call it with the model that is to be trained, not one
-    nested in that, before a training step of your own is compiled, and again after pruning further.
+    So does what is zero of biases and normalization of units without any weight. The zeros are constraints of the
+    variables, which every Keras optimizer applies after its step, so neither momentum nor weight decay revives a
+    weight; `release_sparsity` takes them away, and a loaded or copied model has none. Call it with the model that is to
+    be trained, not one nested in that, before a training step of your own is compiled, and again after pruning further.
 
     Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
     applies constraints, so the average would not be sparse.
@@ -246,16 +241,14 @@ def release_sparsity(model):
 
 
 class GradualPruning(keras.callbacks.Callback):
-    """Callback that prunes while the model trains, from `initial_sparsity` at `begin_step` to `final_sparsity` at
-    `end_step`, every `frequency` steps and at the end (Zhu and Gupta 2017, 1710.01878).
+    """Callback that prunes while the model trains, every `frequency` steps and at the end (Zhu and Gupta 2017,
+    1710.01878): at step t to final + (initial - final) * (1 - (t - begin) / (end - begin))**3.
 
-    At step t (`optimizer.iterations`, which go on from one `fit` to the next) it prunes to
-    final + (initial - final) * (1 - (t - begin) / (end - begin))**3 by `method` "weight" or "unit", by the weights as
-    they are then; `scope`, `ignored_layers` and `scores` are those of `prune_weights`. From one pruning to the next the
-    zeros are held, and nothing else; after training they are not: call `hold_sparsity` to go on (or `release_sparsity`,
-    if training was interrupted). Warns if training starts behind `end_step`, or ends without `final_sparsity`. A
-    callback that restores weights has to stand before this one; one that saves the best epoch may save a dense one. On
-    JAX each pruning compiles the training step anew, so a low `frequency` costs time there.
+    Steps are `optimizer.iterations`, which go on from one `fit` to the next; `method` is "weight" or "unit", the other
+    arguments are those of `prune_weights`. What was pruned is held until training ends, and nothing else: call
+    `hold_sparsity` to go on (or `release_sparsity`, if training was interrupted). Warns if training starts behind
+    `end_step`, or ends without `final_sparsity`. A callback that restores weights has to stand before this one; one
+    that saves the best epoch may save a dense one. On JAX each pruning compiles the training step anew.
 
     Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
     """
@@ -268,8 +261,7 @@ class GradualPruning(keras.callbacks.Callback):
         if _check_sparsity(initial_sparsity) > _check_sparsity(final_sparsity):
             raise ValueError(f"initial_sparsity {initial_sparsity} is above final_sparsity {final_sparsity}")
         if not 0 <= begin_step < end_step or not frequency >= 1:
-            steps = f"begin_step={begin_step!r}, end_step={end_step!r}, frequency={frequency!r}"
-            raise ValueError(f"expected 0 <= begin_step < end_step and 1 <= frequency, not {steps}")
+            raise ValueError(f"expected 0 <= {begin_step=} < {end_step=} and 1 <= {frequency=}")
         if method not in COLORS:
             raise ValueError(f"method must be 'weight' or 'unit', not {method!r}")
         self.initial_sparsity, self.final_sparsity = initial_sparsity, final_sparsity
@@ -286,8 +278,8 @@ class GradualPruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._graph, self._asked = _Graph(self.model), 0.0
-        self._fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
-        self._masks = self._graph.masks(self.method, self._fractions)  # which prune nothing yet
+        fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
+        self._masks = self._graph.masks(self.method, fractions)  # which prune nothing yet
         _hold(self.model, self._masks)
         if self._step() > self.end_step:
             warnings.warn(f"training starts at step {self._step()}, behind end_step={self.end_step}", stacklevel=2)
@@ -297,7 +289,7 @@ class GradualPruning(keras.callbacks.Callback):
         asked = self.sparsity_at(self._step())
         if asked == self._asked:
             return
-        self._asked, fractions = asked, [None if fraction is None else asked for fraction in self._fractions]
+        self._asked, fractions = asked, self._graph.fractions(asked, self.scope, self.ignored_layers)
         self._masks = self._graph.masks(self.method, fractions, self.scope, self.scores)
         _apply(self.model, self._masks)
         for number, mask in self._masks.items():
@@ -306,11 +298,10 @@ class GradualPruning(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
-        step, masks = self._step(), {number: mask for number, mask in self._masks.items() if mask.ndim > 1}
-        values = {number: _numpy(self.model.weights[number]) for number in masks}
+        step, matrices = self._step(), [(n, mask) for n, mask in self._masks.items() if mask.ndim > 1]
+        zero, kept = np.hstack([(_numpy(self.model.weights[n]).ravel() == 0, mask.ravel()) for n, mask in matrices])
         release_sparsity(self.model)
-        if step < self.end_step or any(values[number][~mask].any() for number, mask in masks.items()):
-            zero = np.concatenate([value.ravel() == 0 for value in values.values()])
+        if step < self.end_step or not (zero | kept).all():
             asked = f"final_sparsity={self.final_sparsity} at end_step={self.end_step}"
             warnings.warn(f"{asked} was not reached: {np.mean(zero):.3f} at step {step}", stacklevel=2)
 
