@@ -320,15 +320,11 @@ def sparsity_report(model) -> pd.DataFrame:
     are those that `prune_units` knows, `dead_units` those with no incoming weight; <NA> for layers without.
     """
     graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
-    rows, seen = [], set()
+    left, rows = dict(enumerate(values)), []
     for n, (chain, own) in enumerate(graph.layers):
-        new = [values[number] for number in own if number not in seen]
-        row = {"layer": chain[0].name, "parameters": sum(value.size for value in new)}
-        row["zeros"] = sum(np.sum(value == 0) for value in new)
-        if n in graph.kernels:
-            row |= {"units": graph.kernels[n][-1].size, "dead_units": np.sum(~graph.alive(values, n))}
-        rows += [row] if new else []
-        seen.update(own)
+        if new := [left.pop(number) for number in own if number in left]:
+            units = (graph.kernels[n][-1].size, np.sum(~graph.alive(values, n))) if n in graph.kernels else [np.nan] * 2
+            rows.append((chain[0].name, sum(v.size for v in new), sum(np.sum(v == 0) for v in new), *units))
     report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
     report.loc[len(report)] = {"layer": "total"} | report.drop(columns="layer").sum().to_dict()
     report.insert(3, "sparsity", report["zeros"] / report["parameters"])
@@ -338,14 +334,10 @@ def sparsity_report(model) -> pd.DataFrame:
 def sparsity_sweep(
     model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **evaluate_options
 ) -> pd.DataFrame:
-    """One row per method ("weight", "unit") and sparsity: how the model does on (x, y) when pruned once, not trained.
+    """One row per method ("weight", "unit") and sparsity: the `score` of a copy pruned so, with `dense=model`.
 
-    x and y are what `model.evaluate` takes, and the columns what it gives (`loss`, `accuracy`, ...), then
-    `compression_ratio` and `theoretical_speedup` (see `score`). `scope` to `scores` are those of `prune_weights`; other
-    arguments (`batch_size`, ...) go to `evaluate`. Pruned is a copy: `model` and its optimizer are left alone.
-
-    Warns as `prune_units`; of a model without units to prune, the rows are those of weights alone. Raises as
-    `prune_weights`, and what Keras says of a model that is not compiled.
+    `scope` to `scores` are those of `prune_weights`, other arguments (`batch_size`, ...) go to `evaluate`. Warns as
+    `prune_units`; of a model without units to prune, the rows are those of weights alone. Raises as `prune_weights`.
     """
     pruned, rows, ignored_layers = _copy(model), [], _set_of(ignored_layers)
     graph = _Graph(model, pruned)
@@ -356,9 +348,8 @@ def sparsity_sweep(
     if "unit" not in methods:
         warnings.warn(f"{model.name!r} has no units to prune: the rows are of weights alone", stacklevel=2)
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
-        masks = graph.masks(method, fractions, scope, scores)
         _assign(pruned, model.weights)
-        _apply(pruned, masks)
+        _apply(pruned, graph.masks(method, fractions, scope, scores))
         rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, evaluate_options))
     return pd.DataFrame(rows)
 
@@ -368,8 +359,8 @@ def score(model, x, y=None, *, dense=None, **evaluate_options) -> dict:
 
     The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones that are left
     once dead units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size
-    counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model. Other
-    arguments (`batch_size`, `sample_weight`, ...) go to `evaluate`.
+    counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model. x, y and
+    other arguments (`batch_size`, ...) are those of `evaluate`; raises what Keras says of a model that is not compiled.
     """
     graph = _Graph(model)
     return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, evaluate_options)
@@ -387,9 +378,9 @@ def _measure(model, graph, dense_graph, x, y, options):
 def measure_latency(model, x, batch_sizes=(1, 32), *, seconds=1.0) -> pd.DataFrame:
     """One row per batch size: `milliseconds` per call (the median), `images_per_second` and the `calls` timed.
 
-    A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them), compiled and warmed
-    up; they are already tensors, so that the network is timed and not the copying. There are at least 5 calls, and as
-    many as fit into `seconds`. Raises ValueError for a batch size that `x` does not have.
+    A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them), as tensors, so that
+    no copying is timed, compiled and warmed up. There are at least 5 calls, and as many as fit into `seconds`. Raises
+    ValueError for a batch size that `x` does not have.
     """
     available, sizes, rows = len(keras.tree.flatten(x)[0]), list(batch_sizes), []
     if wrong := [size for size in sizes if not 1 <= size <= available]:
@@ -412,20 +403,18 @@ def compressed_size(model) -> dict:
 def plot_sweep(results, *, style=None, title=None):
     """A figure of accuracy, error and loss over sparsity, one line per method, from rows of `sparsity_sweep`.
 
-    The fraction kept runs on a logarithmic axis, where the ten sparsities lie evenly, and so do error and loss. `style`
-    names the column that sets the line style (by default `stage`, if there is one). Several rows at one point, of
-    several seeds, are drawn as mean and standard deviation.
-    Raises ValueError for results without the columns method, sparsity, accuracy and loss.
+    The fraction kept, error and loss have logarithmic axes. `style` names the column that sets the line style (by
+    default `stage`, if there is one). Several rows at one point are drawn as mean and standard deviation. Raises
+    ValueError for results without the columns method, sparsity, accuracy and loss.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
     from matplotlib import ticker
 
-    missing = {"method", "sparsity", "accuracy", "loss"} - set(results.columns)
-    if missing:
+    if missing := {"method", "sparsity", "accuracy", "loss"} - set(results.columns):
         raise ValueError(f"results lack the columns {sorted(missing)}")
-    look = {"hue": "method", "palette": COLORS, "errorbar": "sd", "marker": "o", "linewidth": 2}
-    look["style"] = style or ("stage" if "stage" in results else None)
+    style = style or ("stage" if "stage" in results else None)
+    look = {"hue": "method", "style": style, "palette": COLORS, "errorbar": "sd", "marker": "o", "linewidth": 2}
     data = results.assign(kept=1 - results["sparsity"], error=1 - results["accuracy"])
     kept = sorted(set(data["kept"]) - {0})
     figure, axes = plt.subplots(1, 3, figsize=(16, 4.5), layout="constrained")
