@@ -41,8 +41,7 @@ def load_dataset(name: str) -> Dataset:
     """The `Dataset` "mnist" or "fashion_mnist": 60,000 images to train on, 10,000 to test on.
 
     Images are float32 (n, 784) in [0, 1], labels int32 (n,), `class_names` the ten names that they stand for. Reads
-    data/NAME.npz beside this module, or where that is missing what keras.datasets downloads. Raises ValueError for
-    another name, and what NumPy or Keras say of a damaged file or a failed download.
+    data/NAME.npz beside this module, or else what keras.datasets downloads. Raises ValueError for another name.
     """
     if name not in CLASS_NAMES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(map(repr, CLASS_NAMES))}")
@@ -87,9 +86,8 @@ def weight_mask(kernel, sparsity: float) -> np.ndarray:
 def unit_mask(kernel, sparsity: float) -> np.ndarray:
     """Boolean mask of `kernel`'s shape, False over the round(sparsity * units) units of smallest L2 norm.
 
-    A unit is one output of the layer: a column of a Dense kernel (inputs, units), a filter of a convolution kernel
-    (..., channels, filters). Norms are in double precision, ties go by position, and one unit stays unless sparsity
-    is 1. Raises as `weight_mask`, and ValueError for a kernel without an axis.
+    A unit is one output: a column of a Dense kernel (inputs, units), a filter of a convolution kernel (..., channels,
+    filters). One stays unless sparsity is 1. Ties and errors are as in `weight_mask`; no axis is a ValueError, too.
     """
     magnitudes = _scores(kernel)
     if magnitudes.ndim == 0:
@@ -143,15 +141,13 @@ def prune_weights(model, sparsity, *, scope="layer", ignored_layers=(), scores=N
     """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626), as by `weight_mask`.
 
     Pruned is every float weight of two or more axes (kernels, embeddings, ...), frozen or not, except biases, scales,
-    states, and what is in the output layers (of a subclassed model, whose graph is not known, in the last layer).
+    states, and output layers (of a subclassed model, the last). The copy is compiled as `model`, with a new optimizer.
 
     `sparsity` is a fraction for all layers, or a dict of layer names to fractions (other layers keep what they have; a
     nested model's name stands for all in it). `scope="global"` sets one threshold for all layers together. Layers in
     `ignored_layers` are left alone. `scores(variable)` returns the importance of each weight of that matrix of `model`,
-    an array of its shape, to rank by instead of |w|. The copy is compiled as `model` is, with a fresh optimizer.
-
-    Raises TypeError or ValueError for bad fractions, unknown names, a model that is not built or has nothing to prune,
-    quantized or LoRA layers, NaN, and layers that Keras cannot rebuild from their configuration.
+    an array of its shape, to rank by instead of |w|. Raises TypeError or ValueError for bad fractions, unknown names,
+    NaN, quantized or LoRA layers, and a model that is not built, has nothing to prune or can't be rebuilt by Keras.
     """
     return _prune(model, "weight", sparsity, scope, ignored_layers, scores)
 
@@ -160,10 +156,9 @@ def prune_units(model, sparsity, *, scope="layer", ignored_layers=(), scores=Non
     """A copy of `model` in which the units of smallest L2 norm are zero, as in Li et al. (1608.08710).
 
     Units are the outputs of Dense, convolution, transposed and separable layers (without groups, channels last). Those
-    that an Add or the like ties go together, ranked by the norm of all their weights; a unit takes its bias and
-    normalization along. Each layer keeps one unit unless sparsity is 1. The arguments are those of `prune_weights`;
-    `scores` (by default w squared) are summed over each unit. Warns of layers whose matrices have no units it knows:
-    they stay whole. Raises as `prune_weights`, and ValueError for tied layers with different fractions.
+    that an Add or the like ties go together, by the norm of all their weights; biases and normalization go along. Each
+    layer keeps one unit unless sparsity is 1. Arguments and errors are those of `prune_weights`; `scores` (by default w
+    squared) are summed over each unit, tied layers need one fraction. Warns of layers whose units it does not know.
     """
     return _prune(model, "unit", sparsity, scope, ignored_layers, scores)
 
@@ -172,15 +167,14 @@ def _prune(model, method, sparsity, scope, ignored_layers, scores):
     pruned = _copy(model)
     graph = _Graph(model, pruned)
     fractions = graph.fractions(sparsity, scope, ignored_layers)
-    _apply(pruned, graph.masks(method, fractions, scope, scores))
+    _apply(graph.masks(method, fractions, scope, scores), pruned.weights)
     if method == "unit":
         graph.warn_of_unknown(fractions, stacklevel=4)
     return pruned
 
 
-def _apply(model, masks):
-    """Zeros in the model's weights where the mask of their number is False."""
-    weights = model.weights
+def _apply(masks, weights):
+    """Zeros in the weights where the mask of their number is False."""
     for number, mask in masks.items():
         weights[number].assign(keras.ops.where(mask, weights[number].value, 0))
 
@@ -205,12 +199,10 @@ def hold_sparsity(model, *, ignored_layers=()):
     """None: from now on what is zero in the model's hidden matrices stays exactly zero while it trains.
 
     So does what is zero of biases and normalization of units without any weight. The zeros are constraints of the
-    variables, which every Keras optimizer applies after its step, so neither momentum nor weight decay revives a
-    weight; `release_sparsity` takes them away, and a loaded or copied model has none. Call it with the model that is to
-    be trained, not one nested in that, before a training step of your own is compiled, and again after pruning further.
-
-    Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
-    applies constraints, so the average would not be sparse.
+    variables, which Keras applies after every optimizer step, so neither momentum nor weight decay revives a weight;
+    `release_sparsity` takes them away, and a loaded or copied model has none. Call it with the model that is to be
+    trained, not one nested in that, before a training step of your own is compiled, and again after pruning further.
+    Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True, whose average would not be sparse.
     """
     graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
     fractions, alive = graph.fractions(0.0, ignored_layers=ignored_layers), np.ones(len(graph.owner), bool)
@@ -248,9 +240,8 @@ class GradualPruning(keras.callbacks.Callback):
     arguments are those of `prune_weights`. What was pruned is held until training ends, and nothing else: call
     `hold_sparsity` to go on (or `release_sparsity`, if training was interrupted). Warns if training starts behind
     `end_step`, or ends without `final_sparsity`. A callback that restores weights has to stand before this one; one
-    that saves the best epoch may save a dense one. On JAX each pruning compiles the training step anew.
-
-    Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
+    that saves the best epoch may save a dense one. On JAX each pruning compiles the training step anew. Raises
+    TypeError or ValueError for bad numbers, and when training begins what `prune_weights` and `hold_sparsity` raise.
     """
 
     def __init__(
@@ -279,8 +270,7 @@ class GradualPruning(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._graph, self._asked = _Graph(self.model), 0.0
         fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
-        self._masks = self._graph.masks(self.method, fractions)  # which prune nothing yet
-        _hold(self.model, self._masks)
+        _hold(self.model, self._graph.masks(self.method, fractions))  # which prune nothing yet
         if self._step() > self.end_step:
             warnings.warn(f"training starts at step {self._step()}, behind end_step={self.end_step}", stacklevel=2)
         self.on_train_batch_end(None)
@@ -290,16 +280,17 @@ class GradualPruning(keras.callbacks.Callback):
         if asked == self._asked:
             return
         self._asked, fractions = asked, self._graph.fractions(asked, self.scope, self.ignored_layers)
-        self._masks = self._graph.masks(self.method, fractions, self.scope, self.scores)
-        _apply(self.model, self._masks)
-        for number, mask in self._masks.items():
-            self.model.weights[number].constraint.mask.assign(mask)
+        masks = self._graph.masks(self.method, fractions, self.scope, self.scores)
+        _apply(masks, self._graph.weights)
+        for number, mask in masks.items():
+            self._graph.weights[number].constraint.mask.assign(mask)
         if keras.backend.backend() == "jax":  # whose compiled step has the masks in it
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
-        step, matrices = self._step(), [(n, mask) for n, mask in self._masks.items() if mask.ndim > 1]
-        zero, kept = np.hstack([(_numpy(self.model.weights[n]).ravel() == 0, mask.ravel()) for n, mask in matrices])
+        step, held = self._step(), [v for v in self.model.weights if isinstance(v.constraint, _HoldZeros)]
+        pairs = [(_numpy(v).ravel() == 0, _numpy(v.constraint.mask).ravel()) for v in held if len(v.shape) > 1]
+        zero, kept = np.hstack(pairs)
         release_sparsity(self.model)
         if step < self.end_step or not (zero | kept).all():
             asked = f"final_sparsity={self.final_sparsity} at end_step={self.end_step}"
@@ -349,7 +340,7 @@ def sparsity_sweep(
         warnings.warn(f"{model.name!r} has no units to prune: the rows are of weights alone", stacklevel=2)
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
         _assign(pruned, model.weights)
-        _apply(pruned, graph.masks(method, fractions, scope, scores))
+        _apply(graph.masks(method, fractions, scope, scores), pruned.weights)
         rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, evaluate_options))
     return pd.DataFrame(rows)
 
@@ -357,10 +348,9 @@ def sparsity_sweep(
 def score(model, x, y=None, *, dense=None, **evaluate_options) -> dict:
     """What `model.evaluate` gives (`loss`, `accuracy`, ...), `compression_ratio` and `theoretical_speedup` of a model.
 
-    The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones that are left
-    once dead units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size
-    counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model. x, y and
-    other arguments (`batch_size`, ...) are those of `evaluate`; raises what Keras says of a model that is not compiled.
+    The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones left once dead
+    units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size counts as
+    one place; the speedup is NaN where calls can't be followed (subclassed models). The rest is as for `evaluate`.
     """
     graph = _Graph(model)
     return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, evaluate_options)
@@ -378,9 +368,8 @@ def _measure(model, graph, dense_graph, x, y, options):
 def measure_latency(model, x, batch_sizes=(1, 32), *, seconds=1.0) -> pd.DataFrame:
     """One row per batch size: `milliseconds` per call (the median), `images_per_second` and the `calls` timed.
 
-    A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them), as tensors, so that
-    no copying is timed, compiled and warmed up. There are at least 5 calls, and as many as fit into `seconds`. Raises
-    ValueError for a batch size that `x` does not have.
+    A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them) as tensors, compiled
+    and warmed up; as many as fit into `seconds`, but at least 5. Raises ValueError for batch sizes that `x` lacks.
     """
     available, sizes, rows = len(keras.tree.flatten(x)[0]), list(batch_sizes), []
     if wrong := [size for size in sizes if not 1 <= size <= available]:
