@@ -244,10 +244,8 @@ class GradualPruning(keras.callbacks.Callback):
     TypeError or ValueError for bad numbers, and when training begins what `prune_weights` and `hold_sparsity` raise.
     """
 
-    def __init__(
-        self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=100, *, method="weight", scope="layer",
-        ignored_layers=(), scores=None,
-    ):  # fmt: skip
+    def __init__(self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=100, *, method="weight",
+                 scope="layer", ignored_layers=(), scores=None):  # fmt: skip
         super().__init__()
         if _check_sparsity(initial_sparsity) > _check_sparsity(final_sparsity):
             raise ValueError(f"initial_sparsity {initial_sparsity} is above final_sparsity {final_sparsity}")
@@ -288,9 +286,9 @@ class GradualPruning(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
-        step, held = self._step(), [v for v in self.model.weights if isinstance(v.constraint, _HoldZeros)]
-        pairs = [(_numpy(v).ravel() == 0, _numpy(v.constraint.mask).ravel()) for v in held if len(v.shape) > 1]
-        zero, kept = np.hstack(pairs)
+        step = self._step()
+        held = [v for v in self.model.weights if v.ndim > 1 and isinstance(v.constraint, _HoldZeros)]
+        zero, kept = np.hstack([(_numpy(v).ravel() == 0, _numpy(v.constraint.mask).ravel()) for v in held])
         release_sparsity(self.model)
         if step < self.end_step or not (zero | kept).all():
             asked = f"final_sparsity={self.final_sparsity} at end_step={self.end_step}"
@@ -322,10 +320,8 @@ def sparsity_report(model) -> pd.DataFrame:
     return report.astype(dict.fromkeys(["parameters", "zeros", "units", "dead_units"], "Int64"))
 
 
-def sparsity_sweep(
-    model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **evaluate_options
-) -> pd.DataFrame:
-    """One row per method ("weight", "unit") and sparsity: the `score` of a copy pruned so, with `dense=model`.
+def sparsity_sweep(model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **kwargs):
+    """A table, one row per method ("weight", "unit") and sparsity: the `score` of a copy pruned so, with `dense=model`.
 
     `scope` to `scores` are those of `prune_weights`, other arguments (`batch_size`, ...) go to `evaluate`. Warns as
     `prune_units`; of a model without units to prune, the rows are those of weights alone. Raises as `prune_weights`.
@@ -341,7 +337,7 @@ def sparsity_sweep(
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
         _assign(pruned, model.weights)
         _apply(graph.masks(method, fractions, scope, scores), pruned.weights)
-        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, evaluate_options))
+        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, kwargs))
     return pd.DataFrame(rows)
 
 
