@@ -16,7 +16,7 @@ import numbers
 import re
 import timeit
 import warnings
-from collections import Counter
+from collections import Counter, namedtuple
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,21 +34,14 @@ _UNITS = "Dense|(Separable)?Conv.D(Transpose)?"  # the layers whose units are kn
 
 
 # ------------------------------------------------------------------------------------- data and network
-class Dataset(NamedTuple):
-    """Images float32 (n, 784) in [0, 1], labels int32 (n,), and the ten names that the labels stand for."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    class_names: tuple
+Dataset = namedtuple("Dataset", "x_train y_train x_test y_test class_names")
 
 
 def load_dataset(name: str) -> Dataset:
-    """The data set "mnist" or "fashion_mnist": 60,000 images to train on and 10,000 to test on.
+    """The `Dataset` "mnist" or "fashion_mnist": 60,000 images to train on, 10,000 to test on.
 
-    Reads data/NAME.npz beside this module; where that file is missing, keras.datasets downloads it. Raises ValueError
-    for another name, and what NumPy or Keras say of a damaged file or a failed download.
+    Images are float32 (n, 784) in [0, 1], labels int32 (n,), `class_names` the ten names that they stand for. Reads
+    data/NAME.npz beside this module, or else what keras.datasets downloads. Raises ValueError for another name.
     """
     if name not in CLASS_NAMES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(map(repr, CLASS_NAMES))}")
@@ -68,8 +61,7 @@ def build_model(
     """A compiled Sequential on 784 inputs: hidden layers ReLU(xW) without biases, then 10 logits xW.
 
     `kernel_regularizer` is that of the hidden kernels, `learning_rate` (a number or a schedule) goes to Adam, `seed`
-    makes the initial weights repeatable, and `compile_options` go to `compile`, where they win over the defaults. The
-    default sizes make 2,386,000 parameters.
+    makes the initial weights repeatable, and `compile_options` win over the defaults of `compile`.
     """
     model = keras.Sequential([keras.Input((784,))], name="mlp")
     for number, units in enumerate((*hidden_units, 10)):
@@ -88,21 +80,20 @@ def weight_mask(kernel, sparsity: float) -> np.ndarray:
 
     Ties go by position (row-major). Raises TypeError or ValueError if sparsity is no number in [0, 1], or for NaN.
     """
-    return _keep(np.abs(_real(kernel)), _check_sparsity(sparsity))
+    return _keep(_scores(kernel), _check_sparsity(sparsity))
 
 
 def unit_mask(kernel, sparsity: float) -> np.ndarray:
     """Boolean mask of `kernel`'s shape, False over the round(sparsity * units) units of smallest L2 norm.
 
-    A unit is one output of the layer: a column of a Dense kernel (inputs, units), a filter of a convolution kernel
-    (..., channels, filters). Norms are in double precision, ties go by position, and one unit stays unless sparsity
-    is 1. Raises as `weight_mask`, and ValueError for a kernel without an axis.
+    A unit is one output: a column of a Dense kernel (inputs, units), a filter of a convolution kernel (..., channels,
+    filters). One stays unless sparsity is 1. Ties and errors are as in `weight_mask`; no axis is a ValueError, too.
     """
-    kernel = _real(kernel)
-    if kernel.ndim == 0:
+    magnitudes = _scores(kernel)
+    if magnitudes.ndim == 0:
         raise ValueError("the kernel has no axis, so it has no units: expected (..., units)")
-    keep = _keep(np.sqrt(_squares(kernel)), _check_sparsity(sparsity), spare=int(sparsity < 1))
-    return np.broadcast_to(keep, kernel.shape).copy()
+    keep = _keep(np.sqrt(_squares(magnitudes)), _check_sparsity(sparsity), spare=int(sparsity < 1))
+    return np.broadcast_to(keep, magnitudes.shape).copy()
 
 
 def _check_sparsity(sparsity):
@@ -114,15 +105,18 @@ def _check_sparsity(sparsity):
     return float(sparsity)
 
 
-def _real(array, name="the kernel"):
-    """`array` (or list, tensor, variable) as floats of single precision or better, without NaN."""
-    array = _numpy(array)
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
-    array = np.asarray(array, np.promote_types(array.dtype, np.float32))
-    if np.isnan(array).any():
+def _scores(kernel, scores=None):
+    """What `scores`, or the magnitude if it is None, says of each weight, in single precision or better."""
+    name = f"the kernel or score of {kernel.path}" if hasattr(kernel, "path") else "the kernel"
+    values = _numpy(kernel if scores is None else scores(kernel))
+    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, not {values.dtype}")
+    if scores is not None and values.shape != tuple(kernel.shape):
+        raise ValueError(f"scores({kernel.path}) must have shape {tuple(kernel.shape)}, not {values.shape}")
+    values = np.asarray(values, np.promote_types(values.dtype, np.float32))
+    if np.isnan(values).any():
         raise ValueError(f"{name} holds NaN, which has no rank among magnitudes")
-    return array
+    return np.abs(values) if scores is None else values
 
 
 def _squares(values):
@@ -144,20 +138,16 @@ def _keep(scores, fraction, spare=0):
 
 # ---------------------------------------------------------------------------------------------- pruning
 def prune_weights(model, sparsity, *, scope="layer", ignored_layers=(), scores=None):
-    """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626).
+    """A copy of `model` in which the smallest weights are zero (Han et al. 2015, 1506.02626), as by `weight_mask`.
 
-    Pruned is every float weight of two or more axes (kernels, embeddings, recurrent and depthwise kernels, ...), frozen
-    or not, except biases, scales and states, and except the output layers (of a subclassed model, whose graph is not
-    known, its last one); of each, `weight_mask` says which go.
+    Pruned is every float weight of two or more axes (kernels, embeddings, ...), frozen or not, except biases, scales,
+    states, and output layers (of a subclassed model, the last). The copy is compiled as `model`, with a new optimizer.
 
     `sparsity` is a fraction for all layers, or a dict of layer names to fractions (other layers keep what they have; a
     nested model's name stands for all in it). `scope="global"` sets one threshold for all layers together. Layers in
     `ignored_layers` are left alone. `scores(variable)` returns the importance of each weight of that matrix of `model`,
-    an array of its shape, to rank by instead of |w|. The copy has the names and compile settings of `model` and a fresh
-    optimizer; `model` keeps every bit.
-
-    Raises TypeError or ValueError for bad fractions, unknown names, a model that is not built or has nothing to prune,
-    quantized or LoRA layers, NaN, and layers that Keras cannot rebuild from their configuration.
+    an array of its shape, to rank by instead of |w|. Raises TypeError or ValueError for bad fractions, unknown names,
+    NaN, quantized or LoRA layers, and a model that is not built, has nothing to prune or can't be rebuilt by Keras.
     """
     return _prune(model, "weight", sparsity, scope, ignored_layers, scores)
 
@@ -166,12 +156,9 @@ def prune_units(model, sparsity, *, scope="layer", ignored_layers=(), scores=Non
     """A copy of `model` in which the units of smallest L2 norm are zero, as in Li et al. (1608.08710).
 
     Units are the outputs of Dense, convolution, transposed and separable layers (without groups, channels last). Those
-    that an Add or the like ties go together, ranked by the norm of all their weights; a unit takes its bias and
-    normalization along. Each layer keeps one unit unless sparsity is 1. The arguments are those of `prune_weights`;
-    `scores` are summed over each unit, None stands for w squared. Warns of layers that have matrices but no units it
-    knows: they stay as they are.
-
-    Raises as `prune_weights`, and ValueError for tied layers with different fractions.
+    that an Add or the like ties go together, by the norm of all their weights; biases and normalization go along. Each
+    layer keeps one unit unless sparsity is 1. Arguments and errors are those of `prune_weights`; `scores` (by default w
+    squared) are summed over each unit, tied layers need one fraction. Warns of layers whose units it does not know.
     """
     return _prune(model, "unit", sparsity, scope, ignored_layers, scores)
 
@@ -180,26 +167,16 @@ def _prune(model, method, sparsity, scope, ignored_layers, scores):
     pruned = _copy(model)
     graph = _Graph(model, pruned)
     fractions = graph.fractions(sparsity, scope, ignored_layers)
-    _apply(pruned, graph.masks(method, fractions, scope, scores))
+    _apply(graph.masks(method, fractions, scope, scores), pruned.weights)
     if method == "unit":
         graph.warn_of_unknown(fractions, stacklevel=4)
     return pruned
 
 
-def _scores(variable, scores):
-    """What `scores`, or the magnitude if it is None, says of each weight."""
-    values = _real(variable if scores is None else scores(variable), f"the kernel or score of {variable.path}")
-    if values.shape != tuple(variable.shape):
-        raise ValueError(f"scores({variable.path}) must have shape {tuple(variable.shape)}, not {values.shape}")
-    return np.abs(values) if scores is None else values
-
-
-def _apply(model, masks):
-    """Zeros in the model's weights where the mask of their number is False."""
-    weights = model.weights
+def _apply(masks, weights):
+    """Zeros in the weights where the mask of their number is False."""
     for number, mask in masks.items():
-        value = _numpy(weights[number])
-        weights[number].assign(np.where(mask, value, value.dtype.type(0)))
+        weights[number].assign(keras.ops.where(mask, weights[number].value, 0))
 
 
 def _set_of(names):
@@ -221,14 +198,11 @@ class _HoldZeros(keras.constraints.Constraint):
 def hold_sparsity(model, *, ignored_layers=()):
     """None: from now on what is zero in the model's hidden matrices stays exactly zero while it trains.
 
-    Units without any weight stay silent, too: what is zero of their biases and of what is trained of their
-    normalization stays zero. The zeros become constraints of the variables, which every Keras optimizer applies after
-    its step, so neither momentum nor weight decay revives a weight. Nothing of this is saved: a loaded or copied model
-    is free until held again. `release_sparsity(model)` undoes it. Call it with the model that is to be trained, not one
-    nested in that, before a training step of your own is compiled, and again after pruning further.
-
-    Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True: Keras averages the weights before it
-    applies constraints, so the average would not be sparse.
+    So does what is zero of biases and normalization of units without any weight. The zeros are constraints of the
+    variables, which Keras applies after every optimizer step, so neither momentum nor weight decay revives a weight;
+    `release_sparsity` takes them away, and a loaded or copied model has none. Call it with the model that is to be
+    trained, not one nested in that, before a training step of your own is compiled, and again after pruning further.
+    Raises as `prune_weights`, and ValueError for an optimizer with use_ema=True, whose average would not be sparse.
     """
     graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
     fractions, alive = graph.fractions(0.0, ignored_layers=ignored_layers), np.ones(len(graph.owner), bool)
@@ -259,30 +233,24 @@ def release_sparsity(model):
 
 
 class GradualPruning(keras.callbacks.Callback):
-    """Callback that prunes while the model trains, from `initial_sparsity` at `begin_step` to `final_sparsity` at
-    `end_step`, every `frequency` steps and at the end (Zhu and Gupta 2017, 1710.01878).
+    """Callback that prunes while the model trains, every `frequency` steps and at the end (Zhu and Gupta 2017,
+    1710.01878): at step t to final + (initial - final) * (1 - (t - begin) / (end - begin))**3.
 
-    At step t (`optimizer.iterations`, which go on from one `fit` to the next) it prunes to
-    final + (initial - final) * (1 - (t - begin) / (end - begin))**3 by `method` "weight" or "unit", by the weights as
-    they are then; `scope`, `ignored_layers` and `scores` are those of `prune_weights`. From one pruning to the next the
-    zeros are held, and nothing else; after training they are not: call `hold_sparsity` to go on (or `release_sparsity`,
-    if training was interrupted). Warns if training starts behind `end_step`, or ends without `final_sparsity`. A
-    callback that restores weights has to stand before this one; one that saves the best epoch may save a dense one. On
-    JAX each pruning compiles the training step anew, so a low `frequency` costs time there.
-
-    Raises TypeError or ValueError for bad numbers, and as `prune_weights` and `hold_sparsity` do when training begins.
+    Steps are `optimizer.iterations`, which go on from one `fit` to the next; `method` is "weight" or "unit", the other
+    arguments are those of `prune_weights`. What was pruned is held until training ends, and nothing else: call
+    `hold_sparsity` to go on (or `release_sparsity`, if training was interrupted). Warns if training starts behind
+    `end_step`, or ends without `final_sparsity`. A callback that restores weights has to stand before this one; one
+    that saves the best epoch may save a dense one. On JAX each pruning compiles the training step anew. Raises
+    TypeError or ValueError for bad numbers, and when training begins what `prune_weights` and `hold_sparsity` raise.
     """
 
-    def __init__(
-        self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=100, *, method="weight", scope="layer",
-        ignored_layers=(), scores=None,
-    ):  # fmt: skip
+    def __init__(self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=100, *, method="weight",
+                 scope="layer", ignored_layers=(), scores=None):  # fmt: skip
         super().__init__()
         if _check_sparsity(initial_sparsity) > _check_sparsity(final_sparsity):
             raise ValueError(f"initial_sparsity {initial_sparsity} is above final_sparsity {final_sparsity}")
         if not 0 <= begin_step < end_step or not frequency >= 1:
-            steps = f"begin_step={begin_step!r}, end_step={end_step!r}, frequency={frequency!r}"
-            raise ValueError(f"expected 0 <= begin_step < end_step and 1 <= frequency, not {steps}")
+            raise ValueError(f"expected 0 <= {begin_step=} < {end_step=} and 1 <= {frequency=}")
         if method not in COLORS:
             raise ValueError(f"method must be 'weight' or 'unit', not {method!r}")
         self.initial_sparsity, self.final_sparsity = initial_sparsity, final_sparsity
@@ -299,9 +267,8 @@ class GradualPruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._graph, self._asked = _Graph(self.model), 0.0
-        self._fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
-        self._masks = self._graph.masks(self.method, self._fractions)  # which prune nothing yet
-        _hold(self.model, self._masks)
+        fractions = self._graph.fractions(0.0, self.scope, self.ignored_layers)
+        _hold(self.model, self._graph.masks(self.method, fractions))  # which prune nothing yet
         if self._step() > self.end_step:
             warnings.warn(f"training starts at step {self._step()}, behind end_step={self.end_step}", stacklevel=2)
         self.on_train_batch_end(None)
@@ -310,20 +277,20 @@ class GradualPruning(keras.callbacks.Callback):
         asked = self.sparsity_at(self._step())
         if asked == self._asked:
             return
-        self._asked, fractions = asked, [None if fraction is None else asked for fraction in self._fractions]
-        self._masks = self._graph.masks(self.method, fractions, self.scope, self.scores)
-        _apply(self.model, self._masks)
-        for number, mask in self._masks.items():
-            self.model.weights[number].constraint.mask.assign(mask)
+        self._asked, fractions = asked, self._graph.fractions(asked, self.scope, self.ignored_layers)
+        masks = self._graph.masks(self.method, fractions, self.scope, self.scores)
+        _apply(masks, self._graph.weights)
+        for number, mask in masks.items():
+            self._graph.weights[number].constraint.mask.assign(mask)
         if keras.backend.backend() == "jax":  # whose compiled step has the masks in it
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
-        step, masks = self._step(), {number: mask for number, mask in self._masks.items() if mask.ndim > 1}
-        values = {number: _numpy(self.model.weights[number]) for number in masks}
+        step = self._step()
+        held = [v for v in self.model.weights if v.ndim > 1 and isinstance(v.constraint, _HoldZeros)]
+        zero, kept = np.hstack([(_numpy(v).ravel() == 0, _numpy(v.constraint.mask).ravel()) for v in held])
         release_sparsity(self.model)
-        if step < self.end_step or any(values[number][~mask].any() for number, mask in masks.items()):
-            zero = np.concatenate([value.ravel() == 0 for value in values.values()])
+        if step < self.end_step or not (zero | kept).all():
             asked = f"final_sparsity={self.final_sparsity} at end_step={self.end_step}"
             warnings.warn(f"{asked} was not reached: {np.mean(zero):.3f} at step {step}", stacklevel=2)
 
@@ -342,32 +309,22 @@ def sparsity_report(model) -> pd.DataFrame:
     are those that `prune_units` knows, `dead_units` those with no incoming weight; <NA> for layers without.
     """
     graph, values = _Graph(model), [_numpy(weight) for weight in model.weights]
-    rows, seen = [], set()
+    left, rows = dict(enumerate(values)), []
     for n, (chain, own) in enumerate(graph.layers):
-        new = [values[number] for number in own if number not in seen]
-        row = {"layer": chain[0].name, "parameters": sum(value.size for value in new)}
-        row["zeros"] = sum(np.sum(value == 0) for value in new)
-        if n in graph.kernels:
-            row |= {"units": graph.kernels[n][-1].size, "dead_units": np.sum(~graph.alive(values, n))}
-        rows += [row] if new else []
-        seen.update(own)
+        if new := [left.pop(number) for number in own if number in left]:
+            units = (graph.kernels[n][-1].size, np.sum(~graph.alive(values, n))) if n in graph.kernels else [np.nan] * 2
+            rows.append((chain[0].name, sum(v.size for v in new), sum(np.sum(v == 0) for v in new), *units))
     report = pd.DataFrame(rows, columns=["layer", "parameters", "zeros", "units", "dead_units"])
     report.loc[len(report)] = {"layer": "total"} | report.drop(columns="layer").sum().to_dict()
     report.insert(3, "sparsity", report["zeros"] / report["parameters"])
     return report.astype(dict.fromkeys(["parameters", "zeros", "units", "dead_units"], "Int64"))
 
 
-def sparsity_sweep(
-    model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **evaluate_options
-) -> pd.DataFrame:
-    """One row per method ("weight", "unit") and sparsity: how the model does on (x, y) when pruned once, not trained.
+def sparsity_sweep(model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **kwargs):
+    """A table, one row per method ("weight", "unit") and sparsity: the `score` of a copy pruned so, with `dense=model`.
 
-    x and y are what `model.evaluate` takes, and the columns what it gives (`loss`, `accuracy`, ...), then
-    `compression_ratio` and `theoretical_speedup` (see `score`). `scope` to `scores` are those of `prune_weights`; other
-    arguments (`batch_size`, ...) go to `evaluate`. Pruned is a copy: `model` and its optimizer are left alone.
-
-    Warns as `prune_units`; of a model without units to prune, the rows are those of weights alone. Raises as
-    `prune_weights`, and what Keras says of a model that is not compiled.
+    `scope` to `scores` are those of `prune_weights`, other arguments (`batch_size`, ...) go to `evaluate`. Warns as
+    `prune_units`; of a model without units to prune, the rows are those of weights alone. Raises as `prune_weights`.
     """
     pruned, rows, ignored_layers = _copy(model), [], _set_of(ignored_layers)
     graph = _Graph(model, pruned)
@@ -378,20 +335,18 @@ def sparsity_sweep(
     if "unit" not in methods:
         warnings.warn(f"{model.name!r} has no units to prune: the rows are of weights alone", stacklevel=2)
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
-        masks = graph.masks(method, fractions, scope, scores)
         _assign(pruned, model.weights)
-        _apply(pruned, masks)
-        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, evaluate_options))
+        _apply(graph.masks(method, fractions, scope, scores), pruned.weights)
+        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, kwargs))
     return pd.DataFrame(rows)
 
 
 def score(model, x, y=None, *, dense=None, **evaluate_options) -> dict:
     """What `model.evaluate` gives (`loss`, `accuracy`, ...), `compression_ratio` and `theoretical_speedup` of a model.
 
-    The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones that are left
-    once dead units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size
-    counts as one place; the speedup is NaN where a layer's calls can't be followed, as in a subclassed model. Other
-    arguments (`batch_size`, `sample_weight`, ...) go to `evaluate`.
+    The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones left once dead
+    units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size counts as
+    one place; the speedup is NaN where calls can't be followed (subclassed models). The rest is as for `evaluate`.
     """
     graph = _Graph(model)
     return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, evaluate_options)
@@ -409,9 +364,8 @@ def _measure(model, graph, dense_graph, x, y, options):
 def measure_latency(model, x, batch_sizes=(1, 32), *, seconds=1.0) -> pd.DataFrame:
     """One row per batch size: `milliseconds` per call (the median), `images_per_second` and the `calls` timed.
 
-    A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them), compiled and warmed
-    up; they are already tensors, so that the network is timed and not the copying. There are at least 5 calls, and as
-    many as fit into `seconds`. Raises ValueError for a batch size that `x` does not have.
+    A call is `predict_on_batch` on the first examples of `x` (an array, or a list or dict of them) as tensors, compiled
+    and warmed up; as many as fit into `seconds`, but at least 5. Raises ValueError for batch sizes that `x` lacks.
     """
     available, sizes, rows = len(keras.tree.flatten(x)[0]), list(batch_sizes), []
     if wrong := [size for size in sizes if not 1 <= size <= available]:
@@ -434,20 +388,18 @@ def compressed_size(model) -> dict:
 def plot_sweep(results, *, style=None, title=None):
     """A figure of accuracy, error and loss over sparsity, one line per method, from rows of `sparsity_sweep`.
 
-    The fraction kept runs on a logarithmic axis, where the ten sparsities lie evenly, and so do error and loss. `style`
-    names the column that sets the line style (by default `stage`, if there is one). Several rows at one point, of
-    several seeds, are drawn as mean and standard deviation.
-    Raises ValueError for results without the columns method, sparsity, accuracy and loss.
+    The fraction kept, error and loss have logarithmic axes. `style` names the column that sets the line style (by
+    default `stage`, if there is one). Several rows at one point are drawn as mean and standard deviation. Raises
+    ValueError for results without the columns method, sparsity, accuracy and loss.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
     from matplotlib import ticker
 
-    missing = {"method", "sparsity", "accuracy", "loss"} - set(results.columns)
-    if missing:
+    if missing := {"method", "sparsity", "accuracy", "loss"} - set(results.columns):
         raise ValueError(f"results lack the columns {sorted(missing)}")
-    look = {"hue": "method", "palette": COLORS, "errorbar": "sd", "marker": "o", "linewidth": 2}
-    look["style"] = style or ("stage" if "stage" in results else None)
+    style = style or ("stage" if "stage" in results else None)
+    look = {"hue": "method", "style": style, "palette": COLORS, "errorbar": "sd", "marker": "o", "linewidth": 2}
     data = results.assign(kept=1 - results["sparsity"], error=1 - results["accuracy"])
     kept = sorted(set(data["kept"]) - {0})
     figure, axes = plt.subplots(1, 3, figsize=(16, 4.5), layout="constrained")
