@@ -244,8 +244,10 @@ class GradualPruning(keras.callbacks.Callback):
     TypeError or ValueError for bad numbers, and when training begins what `prune_weights` and `hold_sparsity` raise.
     """
 
-    def __init__(self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=100, *, method="weight",
-                 scope="layer", ignored_layers=(), scores=None):  # fmt: skip
+    def __init__(
+        self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=100, *, method="weight", scope="layer",
+        ignored_layers=(), scores=None,
+    ):  # fmt: skip
         super().__init__()
         if _check_sparsity(initial_sparsity) > _check_sparsity(final_sparsity):
             raise ValueError(f"initial_sparsity {initial_sparsity} is above final_sparsity {final_sparsity}")
@@ -320,7 +322,9 @@ def sparsity_report(model) -> pd.DataFrame:
     return report.astype(dict.fromkeys(["parameters", "zeros", "units", "dead_units"], "Int64"))
 
 
-def sparsity_sweep(model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **kwargs):
+def sparsity_sweep(
+    model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ignored_layers=(), scores=None, **evaluate_options
+) -> pd.DataFrame:
     """A table, one row per method ("weight", "unit") and sparsity: the `score` of a copy pruned so, with `dense=model`.
 
     `scope` to `scores` are those of `prune_weights`, other arguments (`batch_size`, ...) go to `evaluate`. Warns as
@@ -337,7 +341,7 @@ def sparsity_sweep(model, x, y=None, sparsities=SPARSITIES, *, scope="layer", ig
     for method, sparsity, fractions in tqdm(points, desc="sweep", leave=False):
         _assign(pruned, model.weights)
         _apply(graph.masks(method, fractions, scope, scores), pruned.weights)
-        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, kwargs))
+        rows.append({"method": method, "sparsity": sparsity} | _measure(pruned, graph, graph, x, y, evaluate_options))
     return pd.DataFrame(rows)
 
 
