@@ -490,11 +490,9 @@ def _parts(layer):
     """The layer and all layers inside it, at any depth, those around others first."""
     found, items = {}, [layer]
     for item in items:  # which grows
-        if isinstance(item, (list, tuple, dict)):
-            items.extend(item.values() if isinstance(item, dict) else item)
-        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
+        if isinstance(item, keras.layers.Layer) and id(item) not in found:
             found[id(item)] = item
-            items.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
+            items.extend(item.layers if isinstance(item, keras.Model) else keras.tree.flatten(vars(item)))
     return list(found.values())
 
 
@@ -520,27 +518,27 @@ def _rebuild(layer, changes):
 
 def _copy(model, changes=None, values=None):
     """A new model with the architecture, names and weights of `model`, compiled as it was. `changes` has for id(layer)
-    what is new in its configuration, or for that of a nested model the shapes of its inputs; `values` then its weights.
+    what is new in its configuration, and for id(tensor) the shape of an input of a model; `values` then its weights.
     """
     _check_model(model)
     made, changes = {}, changes or {}  # a layer can be in several nested models
 
     def rebuild(layer):
         if id(layer) not in made:
-            made[id(layer)] = (clone if _has_graph(layer) else _rebuild)(layer, changes.get(id(layer), {}))
+            made[id(layer)] = clone(layer) if _has_graph(layer) else _rebuild(layer, changes.get(id(layer), {}))
         return made[id(layer)]
 
-    def clone(model, shapes):
+    def clone(model):
         names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
         inputs = []
-        for tensor, shape in zip(model.inputs, shapes or [tensor.shape for tensor in model.inputs]):
-            name = names.get(id(tensor), tensor.name)  # Keras takes inputs by that of the layer
-            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
+        for tensor in model.inputs:
+            shape, name = changes.get(id(tensor), tensor.shape), names.get(id(tensor), tensor.name)
+            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))  # Keras takes inputs by it
         inputs = keras.tree.pack_sequence_as(getattr(model, "input", model.inputs), inputs)
         return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
 
     try:
-        copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
+        copy = clone(model) if _has_graph(model) else keras.models.clone_model(model)
         if model.compiled:  # which Keras 3.8 leaves out
             settings = keras.saving.deserialize_keras_object(model.get_compile_config() | {"loss": None})
             copy.compile(**settings | {"loss": model.loss})
@@ -593,39 +591,38 @@ class _Call(NamedTuple):
         return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
 
     def keeps_apart(self):
-        """Whether each channel that comes out depends on one that came in, in a layer without weights.
+        """Whether each channel that comes out depends on those that `_lined_up` names, in a layer without weights.
 
-        It is tried out: on all channels and on half of them it must say the same, whichever half it is, and of an
-        example the same if that is alone.
+        It is tried out: of half of the channels of one example it must say what it says of all, whichever half it is.
         """
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return False  # the mask that it makes depends on all channels
-        sizes, size = [_shape(tensor)[-1] for tensor in self.ins], _shape(self.outs[0])[-1]
-        rng = np.random.default_rng(0)
-        wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
-        counts = [max(n, 2) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
+        rng, sizes = np.random.default_rng(0), [_shape(tensor)[-1] for tensor in self.ins]
         most = math.inf if self.config_changes() else 64  # places along an axis, which are enough and take less time
-        every = [rng.normal(size=(2, *_shape(tensor, 16, most)[:-1], n)) for tensor, n in zip(self.ins, counts)]
+        every = [rng.normal(size=(3, *_shape(tensor, 16, most)[:-1], n)) for tensor, n in zip(self.ins, sizes)]
         expected, part = self.run(every), _rebuild(self.layer, self.config_changes())
-        same = [(np.concatenate([self.run([x[n : n + 1] for x in every]) for n in (0, 1)]), expected)]
-        for trial in range(4):
-            halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
-            (lined, *_), _ = _lined_up(halves, expected.shape[-1])
-            same.append((self.run([x[..., half] for x, half in zip(every, halves)], part), expected[..., lined]))
-        return all(a.shape == b.shape and a.size and np.allclose(a, b, 1e-5, 1e-5) for a, b in same)
+        lined, number = _lined_up(sizes, expected.shape[-1]), np.concatenate([np.arange(n) for n in sizes])
+        for n, half in enumerate([number < np.repeat(sizes, sizes) // 2, number % 2 == 0, number % 2 == 1]):
+            half[np.delete(np.arange(half.size), lined)] = True
+            halves = np.split(half, np.cumsum(sizes)[:-1])
+            found, wanted = self.run([x[[n]][..., h] for x, h in zip(every, halves)], part), expected[[n]]
+            wanted = wanted[..., half[lined[0]]]
+            if found.shape != wanted.shape or not wanted.size or not np.allclose(found, wanted, 1e-5, 1e-5):
+                return False
+        return True
 
-    def constants(self, constants):
-        """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
-        came, size, found = [constants[id(tensor)] for tensor in self.ins], _shape(self.outs[0])[-1], []
-        if not np.isfinite(np.concatenate(came)).any():
+    def constants(self, came):
+        """The constant of each channel that comes out if those in `came` come in, NaN where it varies."""
+        size, flat, found = _shape(self.outs[0])[-1], np.concatenate(came), []
+        if not np.isfinite(flat).any():
             return np.full(size, np.nan)
         for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
-            shapes = [(1, *_shape(tensor, unknown)[:-1], constant.size) for tensor, constant in zip(self.ins, came)]
-            values = [np.broadcast_to(np.nan_to_num(constant), shape) for constant, shape in zip(came, shapes)]
+            shapes = [(1, *_shape(tensor, unknown)[:-1], part.size) for tensor, part in zip(self.ins, came)]
+            values = [np.broadcast_to(np.nan_to_num(part), shape) for part, shape in zip(came, shapes)]
             found.append(self.run(values).reshape(-1, size))
-        found, (lined, others) = np.concatenate(found), _lined_up(came, size)
-        same = np.isclose(found, found[:1]).all(axis=0) & (len(found) > 0)
-        varies = np.isnan(lined).any(axis=0) | np.isnan(np.concatenate([[0], *others])).any()
+        found, lined = np.concatenate(found), _lined_up([part.size for part in came], size)
+        varies = np.isnan(flat[lined]).any(axis=0) | np.isnan(np.delete(flat, lined)).any() | (len(found) == 0)
+        same = np.isclose(found, found[:1]).all(axis=0)
         return np.where(same & ~varies, found[:1].sum(axis=0), np.nan)
 
     def places(self):
@@ -648,14 +645,15 @@ class _Graph:
         source = keras.Model(model.inputs, model.outputs) if copy is None and _has_graph(model) else model
         copy = copy or (model if source is model else _copy(source))
         walked, numbers = list(_walk(copy)), {id(weight): n for n, weight in enumerate(model.weights)}
-        self.weights = dict(enumerate(model.weights))
+        self.weights, may_be_pruned = dict(enumerate(model.weights)), _matrices(copy)
         self.number = {id(mine): numbers[id(weight)] for mine, weight in zip(copy.weights, source.weights)}
         self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
-        self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
+        self.matrices = [[self.number[id(v)] for v in own if id(v) in may_be_pruned] for _, own in walked]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
-        self.calls, inputs, outputs = _calls(copy) if _has_graph(copy) else ([], [], [])
+        self.calls, outputs = _calls(copy) if _has_graph(copy) else ([], [])
+        self.times = Counter(id(call.layer) for call in self.calls)
+        inputs = copy.inputs if _has_graph(copy) else []
         self.channels = {id(tensor): np.zeros(_shape(tensor)[-1], int) for tensor in inputs}  # the unit each comes from
-        self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
         self.kernels = {}  # layer: (matrices, axis of the units in the last, bias, units); kernel + 0.5 is no bias yet
         self.reads = {}  # layer: the channels that it reads, unless it is called at several places
@@ -664,7 +662,7 @@ class _Graph:
         self.tried = {}  # what `keeps_apart` has found out
         self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
         for n in sorted(self.position.values()):
-            layer = walked[n][0][0]
+            layer = self.layers[n][0][0]
             if _is_known(layer, _UNITS):
                 axis = -2 if type(layer).__name__.endswith("Transpose") else -1
                 matrices = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
@@ -674,12 +672,21 @@ class _Graph:
                 self.rows.extend([(matrices[-1], axis, units), (self.kernels[n][2], 0, units)])
         for call in self.calls:
             self.follow(call)
-        last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
-        self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) or set(last)
+        self.outputs = self.last_layers(outputs)
         self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
         self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
-        called = [self.position.get(id(call.layer), -1) for call in self.calls]
-        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | ~np.isin(self.owner, called)
+        uncalled = [id(self.layers[n][0][0]) not in self.times for n in self.owner]
+        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | uncalled
+
+    def last_layers(self, outputs):
+        """The last layers with matrices on the ways to the outputs."""
+        found, wanted = set(), {id(tensor) for tensor in outputs}
+        for call in reversed(self.calls):
+            if wanted.intersection(map(id, call.outs)):
+                inside = [n for n, (chain, _) in enumerate(self.layers) if self.matrices[n] and call.layer in chain]
+                found.update(inside[-1:])
+                wanted.update(() if inside else map(id, call.ins))
+        return found or {n for n, matrices in enumerate(self.matrices) if matrices and not any(self.matrices[n + 1 :])}
 
     def tied(self, units):
         """True for every unit that is one of `units` (numbers, or a boolean for each) or tied to one."""
@@ -687,47 +694,45 @@ class _Graph:
 
     def follow(self, call):
         """Notes what a call does with the channels that come in: it reads them, passes them on, or mixes them."""
-        n, once = self.position.get(id(call.layer), -1), sum(call.layer is other.layer for other in self.calls) == 1
-        came, weights = [self.channels[id(tensor)] for tensor in call.ins], getattr(call.layer, "weights", [])
-        units, pins, (lined, others) = np.zeros(1, int), came, _lined_up(came, _shape(call.outs[0])[-1])
+        n, units = self.position.get(id(call.layer), -1), np.zeros(1, int)
+        came = pins = np.concatenate([self.channels[id(tensor)] for tensor in call.ins])
         if n in self.kernels:
             units = self.kernels[n][-1]
-            if once:
-                self.reads[n], pins = came[0], []
-        elif len(lined) and (once or not weights) and (axes := self.axes(call)) is not None:
-            free = (lined > 0).all(axis=0)
-            units, pins = np.where(free, lined[0], 0), [lined[:, ~free].ravel(), *others]
-            self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
-            rows = zip([self.number[id(weight)] for weight in weights], axes)
-            self.rows.extend((number, axis, units) for number, axis in rows if axis is not None)
-        self.pins.extend(pins)
-        inside = [m for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and call.layer in chain]
+            if self.times[id(call.layer)] == 1:
+                self.reads[n], pins = came, came[:0]
+        elif self.carries(call):
+            lined = _lined_up([self.channels[id(tensor)].size for tensor in call.ins], _shape(call.outs[0])[-1])
+            first, *others = rows = came[lined]
+            free = (rows > 0).all(axis=0)
+            units, pins = np.where(free, first, 0), np.append(rows[:, ~free], np.delete(came, lined))
+            self.ties.extend(np.stack([first, other])[:, free] for other in others)
+            for weight in getattr(call.layer, "weights", []):
+                if axes := [axis for axis, size in enumerate(weight.shape) if size == units.size]:
+                    self.rows.append((self.number[id(weight)], axes[-1], units))
+        self.pins.append(pins)
         for tensor in call.outs:
             if id(tensor) in self.channels:  # that of a nested model, which is called again
                 self.pins.extend([self.channels[id(tensor)], units])
             self.channels[id(tensor)] = np.resize(units, _shape(tensor)[-1])
-            self.heads[id(tensor)] = set(inside[-1:]) or set().union(*(self.heads[id(item)] for item in call.ins))
         if n >= 0:
             self.places.update(dict.fromkeys(self.matrices[n], call.places()))
 
-    def axes(self, call):
-        """For each weight its axis of channels (or None) if each channel that comes out depends on one; else None."""
-        layer, shape, key = call.layer, call.outs[0].shape, None
-        if weights := getattr(layer, "weights", []):
-            apart = getattr(layer, "axis", -1) in (-1, len(shape) - 1) and not call.arguments[1].get("training")
-            if not (apart and _is_known(layer, "BatchNormalization|PReLU|DepthwiseConv.D")):
-                return None
-            axes = [[axis for axis, size in enumerate(weight.shape) if size == shape[-1]] for weight in weights]
-            return [max(found, default=None) for found in axes]
+    def carries(self, call):
+        """Whether each channel that comes out depends on one that comes in, or on those that meet on it."""
+        layer, key = call.layer, None
+        if getattr(layer, "weights", []):
+            known = _is_known(layer, "BatchNormalization|PReLU|DepthwiseConv.D") and self.times[id(layer)] == 1
+            last = getattr(layer, "axis", -1) in (-1, len(call.outs[0].shape) - 1)
+            return known and last and not call.arguments[1].get("training")
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
             sizes = {id(tensor): (len(tensor.shape), _shape(tensor)[-1]) for tensor in call.ins}
             looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
-                self.tried[key] = [] if call.keeps_apart() else None
+                self.tried[key] = call.keeps_apart()
         except Exception:
-            self.tried[key] = None  # it can't be made for other numbers of channels
+            self.tried[key] = False  # it can't be made for other numbers of channels
         return self.tried[key]
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
@@ -824,10 +829,18 @@ class _Graph:
 
     def without_dead_units(self, values):
         """({number: weight}, needed): the weights without dead units, with the biases that layers now need, and for
-        each unit whether it stays."""
+        each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
         values = {number: np.array(value) for number, value in enumerate(values)}
         values = {bias: np.zeros(units.size) for *_, bias, units in self.kernels.values()} | values
-        needed = self.needed(values, self.fold(values))
+        needed = self.fold(values)
+        before, hears = ~needed, {n: self.kernel(values, n).any(axis=0) for n in self.reads}
+        while (needed != before).any():
+            before = needed.copy()
+            for n, (*_, units) in reversed(self.kernels.items()):
+                needed[units[:1]] |= not needed[units].any()
+                if n in hears:
+                    needed[self.reads[n][hears[n][:, needed[units]].any(axis=1)]] = True
+                needed = self.tied(needed)
         reads = [(weight, -3 - self.kernels[n][1], self.reads[n]) for n in self.reads for weight in self.kernels[n][0]]
         for number, axis, units in self.rows + reads:
             values[number] = np.compress(needed[units], values[number], axis)
@@ -839,12 +852,12 @@ class _Graph:
         pinned = self.pinned.copy()
         constants = {tensor: np.full(channels.size, np.nan) for tensor, channels in self.channels.items()}
         for call in self.calls:
-            n, layer = self.position.get(id(call.layer)), call.layer
+            n, layer, came = self.position.get(id(call.layer)), call.layer, [constants[id(item)] for item in call.ins]
             if n in self.kernels:
                 matrices, axis, bias, _ = self.kernels[n]
-                offset, constant = values[bias].astype(float), constants[id(call.ins[0])]
+                offset = values[bias].astype(float)
                 if n in self.reads:
-                    known = np.isfinite(constant)
+                    constant, known = came[0], np.isfinite(came[0])
                     plain = re.fullmatch("Dense|Conv.D", type(layer).__name__)
                     if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
                         pinned[self.reads[n][known & (constant != 0)]] = True
@@ -855,46 +868,28 @@ class _Graph:
                     values[bias] = offset.astype(values[bias].dtype)
                 constants[id(call.outs[0])] = np.where(self.alive(values, n), np.nan, offset)
             elif self.channels[id(call.outs[0])].any():
-                constants[id(call.outs[0])] = call.constants(constants)
+                constants[id(call.outs[0])] = call.constants(came)
         return self.tied(pinned)
-
-    def needed(self, values, pinned):
-        """For each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
-        hears = {n: self.kernel(values, n).any(axis=0) for n in self.reads}
-        needed, before = pinned, ~pinned
-        while (needed != before).any():
-            before = needed.copy()
-            for n, (*_, units) in reversed(self.kernels.items()):
-                needed[units[:1]] |= not needed[units].any()
-                if n in hears:
-                    needed[self.reads[n][hears[n][:, needed[units]].any(axis=1)]] = True
-                needed = self.tied(needed)
-        return needed
 
 
 def _walk(model, around=()):
     """(chain, weights) of each layer, nested models opened; the chain is the layer and the models around it."""
     inside = {id(variable) for layer in model.layers for variable in layer.weights}
-    own = [variable for variable in model.weights if id(variable) not in inside]
-    if own:
+    if own := [variable for variable in model.weights if id(variable) not in inside]:
         yield (model, *around), own
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _walk(layer, (layer, *around))
-        else:
-            yield (layer, *around), layer.weights
+        chain = layer, *around
+        yield from _walk(layer, chain) if isinstance(layer, keras.Model) else [(chain, layer.weights)]
 
 
-def _matrices(layer, weights):
-    """Those of a layer's weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
-    parts = _parts(layer)
-    flags = [(item, item.trainable) for item in (*parts, *layer.weights)]
-    for part in parts:
-        part.trainable = True  # only for a moment, to tell a frozen weight from a state
-    found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
+def _matrices(model):
+    """The ids of the weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
+    flags = [(item, item.trainable) for item in (*_parts(model), *model.weights)]
+    model.trainable = True  # only for a moment, to tell a frozen weight from a state
+    found = [v for v in model.weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
     for item, flag in flags:
         item.trainable = flag
-    return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
+    return {id(v) for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)}
 
 
 def _connected(n, pairs):
@@ -907,10 +902,10 @@ def _connected(n, pairs):
     return root
 
 
-def _calls(model, options=None):
-    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with identities at their
-    borders, and activations of other layers are calls of their own. `options` go to all of them."""
-    calls, options = [], options or {}
+def _calls(model):
+    """(calls, outputs) of a model's graph, in order; nested models are opened, with identities at their borders, and
+    activations of other layers are calls of their own."""
+    calls = []
 
     def identities(tensors, results):
         return [_Call(keras.layers.Identity(autocast=False), ([a], {}), [a], [b]) for a, b in zip(tensors, results)]
@@ -919,36 +914,29 @@ def _calls(model, options=None):
         results = layer(*args, **kwargs)
         flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
         ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
-        if _has_graph(layer):
-            given = args[0] if args else kwargs.get("inputs")
-            if isinstance(given, dict):  # whose keys say what is what
-                names = sorted(layer.input) if isinstance(layer.input, dict) else [t.name for t in layer.inputs]
-                ins = [given[name] for name in names]
-            inner, entries, exits = _calls(layer, {"training": True} if kwargs.get("training") else options)
-            calls.extend([*identities(ins, entries), *inner, *identities(exits, outs)])
-        else:
-            split = _is_known(layer, f"{_UNITS}|Depthwise.*") and layer.activation is not keras.activations.linear
-            between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
-            calls.append(_Call(layer, (args, kwargs | options), ins, between))
-            if split:
-                activation = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy)
-                calls.append(_Call(activation, (between, {}), between, outs))
+        if _has_graph(layer) and not kwargs.get("training"):
+            given = (*args, kwargs.get("inputs"))[0]
+            if isinstance(given, dict) and not isinstance(layer.input, dict):
+                ins = [given[tensor.name] for tensor in layer.inputs]
+            inner, exits = _calls(layer)
+            calls.extend([*identities(ins, layer.inputs), *inner, *identities(exits, outs)])
+            return results
+        split = _is_known(layer, f"{_UNITS}|Depthwise.*") and layer.activation is not keras.activations.linear
+        between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
+        calls.append(_Call(layer, (args, kwargs), ins, between))
+        if split:
+            activation = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy)
+            calls.append(_Call(activation, (between, {}), between, outs))
         return results
 
     functional = keras.Model(model.inputs, model.outputs)
     traced = keras.models.clone_model(functional, functional.input, lambda layer: layer, record)
-    return calls, traced.inputs, traced.outputs
+    return calls, traced.outputs
 
 
 def _shape(tensor, unknown=1, most=math.inf):
     """The sizes of a tensor's axes but the first, at `most` so large, `unknown` if not known; channels come last."""
     return [min(size or unknown, most) for size in tensor.shape[1:] or (1,)]
-
-
-def _half(count, trial):
-    """For so many channels whether each is in that half: the first, the last, a random one, and the others."""
-    order = np.arange(count) if trial < 2 else np.random.default_rng(count).permutation(count)
-    return order < count // 2 if trial % 2 == 0 else order >= count - count // 2
 
 
 def _is_known(layer, names):
@@ -958,12 +946,12 @@ def _is_known(layer, names):
     return own and last and type(layer) is getattr(keras.layers, name, None) and bool(re.fullmatch(names, name))
 
 
-def _lined_up(parts, size):
-    """(lined, others): those of `parts` that stand behind `size` channels, joined or repeated, as rows; the others."""
-    parts = [np.concatenate(parts)] if sum(part.size for part in parts) == size else parts
-    fit = [part.size == size or (len(parts) == 1 and size % part.size == 0) for part in parts]
-    lined = [np.resize(part, size) for part, fits in zip(parts, fit) if fits]
-    return np.array(lined), [part for part, fits in zip(parts, fit) if not fits]
+def _lined_up(sizes, size):
+    """Rows of `size` channels, by their numbers among those of inputs of these sizes: all of them, joined or repeated,
+    or each input that has so many."""
+    sizes = [size] if sum(sizes) == size else sizes
+    starts, fit = np.cumsum([0, *sizes]), [n == size or (len(sizes) == 1 and size % n == 0) for n in sizes]
+    return np.array([start + np.arange(size) % n for start, n, fits in zip(starts, sizes, fit) if fits])
 
 
 # ---------------------------------------------------------------------------------------------- removal
@@ -984,14 +972,14 @@ def remove_dead_units(model):
     whole = _copy(model)
     graph = _Graph(model, whole)
     values, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    carried = [call for call in graph.calls if graph.channels[id(call.outs[0])].any()]
-    changes = {id(call.layer): call.config_changes() for call in carried}
-    for n, (_, _, bias, units) in graph.kernels.items():
-        layer = graph.layers[n][0][0]
-        size = "units" if hasattr(layer, "units") else "filters"
-        changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias in values}
-    for part in _parts(whole):
-        if _has_graph(part) and id(part.inputs[0]) in graph.channels:
-            entries = [(tensor.shape, needed[graph.channels[id(tensor)]]) for tensor in part.inputs]
-            changes[id(part)] = [shape if stay.all() else (*shape[:-1], int(stay.sum())) for shape, stay in entries]
+    changes = {}
+    for call in graph.calls:
+        n, channels, shape = graph.position.get(id(call.layer)), graph.channels[id(call.outs[0])], call.outs[0].shape
+        left = int(needed[channels].sum())
+        changes[id(call.outs[0])] = shape if left == channels.size else (*shape[:-1], left)
+        if n in graph.kernels:
+            size = "units" if hasattr(call.layer, "units") else "filters"
+            changes[id(call.layer)] = {size: left, "use_bias": graph.kernels[n][2] in values}
+        elif channels.any():
+            changes[id(call.layer)] = call.config_changes()
     return _copy(whole, changes, [values[number] for number in sorted(values)])
