@@ -517,9 +517,8 @@ def _rebuild(layer, changes):
 
 
 def _copy(model, changes=None, values=None):
-    """A new model with the architecture, names and weights of `model`, compiled as it was. `changes` has for id(layer)
-    what is new in its configuration, and for id(tensor) the shape of an input of a model; `values` then its weights.
-    """
+    """A copy of a model, compiled as it was. `changes` has for id(layer) what is new in its configuration, and for
+    id(tensor) the shape of an input of a model; `values` are the weights, if they are new."""
     _check_model(model)
     made, changes = {}, changes or {}  # a layer can be in several nested models
 
@@ -530,10 +529,8 @@ def _copy(model, changes=None, values=None):
 
     def clone(model):
         names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
-        inputs = []
-        for tensor in model.inputs:
-            shape, name = changes.get(id(tensor), tensor.shape), names.get(id(tensor), tensor.name)
-            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))  # Keras takes inputs by it
+        options = [(changes.get(id(t), t.shape), t.dtype, names.get(id(t), t.name)) for t in model.inputs]
+        inputs = [keras.Input(batch_shape=shape, dtype=dtype, name=name) for shape, dtype, name in options]
         inputs = keras.tree.pack_sequence_as(getattr(model, "input", model.inputs), inputs)
         return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
 
@@ -587,50 +584,32 @@ class _Call(NamedTuple):
 
     def config_changes(self):
         """What to change in the layer's configuration so that it takes other numbers of channels."""
-        reshape = isinstance(self.layer, keras.layers.Reshape)
-        return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
+        return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if isinstance(self.layer, keras.layers.Reshape) else {}
+
+    def lined_up(self, size):
+        """Rows of `size` channels that come in, by number: all joined, one input's repeated, or each input's own."""
+        sizes = [_shape(tensor)[-1] for tensor in self.ins]
+        sizes = [size] if sum(sizes) == size else sizes
+        fit = [n == size or (len(sizes) == 1 and size % n == 0) for n in sizes]
+        return np.array([sum(sizes[:k]) + np.arange(size) % sizes[k] for k in np.flatnonzero(fit)])
 
     def keeps_apart(self):
-        """Whether each channel that comes out depends on those that `_lined_up` names, in a layer without weights.
-
-        It is tried out: of half of the channels of one example it must say what it says of all, whichever half it is.
-        """
+        """Whether the layer says of half of the channels of one example what it says of all, whichever half it is."""
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return False  # the mask that it makes depends on all channels
-        rng, sizes = np.random.default_rng(0), [_shape(tensor)[-1] for tensor in self.ins]
         most = math.inf if self.config_changes() else 64  # places along an axis, which are enough and take less time
+        rng, sizes = np.random.default_rng(0), [_shape(tensor)[-1] for tensor in self.ins]
         every = [rng.normal(size=(3, *_shape(tensor, 16, most)[:-1], n)) for tensor, n in zip(self.ins, sizes)]
         expected, part = self.run(every), _rebuild(self.layer, self.config_changes())
-        lined, number = _lined_up(sizes, expected.shape[-1]), np.concatenate([np.arange(n) for n in sizes])
+        lined, number = self.lined_up(expected.shape[-1]), np.concatenate([np.arange(n) for n in sizes])
         for n, half in enumerate([number < np.repeat(sizes, sizes) // 2, number % 2 == 0, number % 2 == 1]):
             half[np.delete(np.arange(half.size), lined)] = True
             halves = np.split(half, np.cumsum(sizes)[:-1])
-            found, wanted = self.run([x[[n]][..., h] for x, h in zip(every, halves)], part), expected[[n]]
-            wanted = wanted[..., half[lined[0]]]
+            found = self.run([x[[n]][..., h] for x, h in zip(every, halves)], part)
+            wanted = expected[[n]][..., half[lined[0]]]
             if found.shape != wanted.shape or not wanted.size or not np.allclose(found, wanted, 1e-5, 1e-5):
                 return False
         return True
-
-    def constants(self, came):
-        """The constant of each channel that comes out if those in `came` come in, NaN where it varies."""
-        size, flat, found = _shape(self.outs[0])[-1], np.concatenate(came), []
-        if not np.isfinite(flat).any():
-            return np.full(size, np.nan)
-        for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
-            shapes = [(1, *_shape(tensor, unknown)[:-1], part.size) for tensor, part in zip(self.ins, came)]
-            values = [np.broadcast_to(np.nan_to_num(part), shape) for part, shape in zip(came, shapes)]
-            found.append(self.run(values).reshape(-1, size))
-        found, lined = np.concatenate(found), _lined_up([part.size for part in came], size)
-        varies = np.isnan(flat[lined]).any(axis=0) | np.isnan(np.delete(flat, lined)).any() | (len(found) == 0)
-        same = np.isclose(found, found[:1]).all(axis=0)
-        return np.where(same & ~varies, found[:1].sum(axis=0), np.nan)
-
-    def places(self):
-        """How often each matrix of the layer is applied to one example: at how many places of its input or output."""
-        between = slice(2, None) if getattr(self.layer, "data_format", None) == "channels_first" else slice(1, -1)
-        shapes = [t.shape for t in (self.ins[0], self.outs[0]) if len(t.shape) == len(self.ins[0].shape)]
-        places = [math.prod(side or 1 for side in shape[between]) for shape in shapes]
-        return 0 if isinstance(self.layer, keras.layers.Embedding) else min(places)  # strides make either one fewer
 
 
 class _Graph:
@@ -644,49 +623,78 @@ class _Graph:
         _check_model(model)
         source = keras.Model(model.inputs, model.outputs) if copy is None and _has_graph(model) else model
         copy = copy or (model if source is model else _copy(source))
-        walked, numbers = list(_walk(copy)), {id(weight): n for n, weight in enumerate(model.weights)}
-        self.weights, may_be_pruned = dict(enumerate(model.weights)), _matrices(copy)
+        flags = [(item, item.trainable) for item in (*_parts(copy), *copy.weights)]
+        copy.trainable = True  # only for a moment, to tell a frozen weight from a state
+        floats = [v for v in copy.weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
+        for item, flag in flags:
+            item.trainable = flag
+        self.weights, numbers = dict(enumerate(model.weights)), {id(v): n for n, v in enumerate(model.weights)}
         self.number = {id(mine): numbers[id(weight)] for mine, weight in zip(copy.weights, source.weights)}
-        self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
-        self.matrices = [[self.number[id(v)] for v in own if id(v) in may_be_pruned] for _, own in walked]
-        self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
-        self.calls, outputs = _calls(copy) if _has_graph(copy) else ([], [])
-        self.times = Counter(id(call.layer) for call in self.calls)
-        inputs = copy.inputs if _has_graph(copy) else []
-        self.channels = {id(tensor): np.zeros(_shape(tensor)[-1], int) for tensor in inputs}  # the unit each comes from
+        self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in _walk(copy)]
+        matrices = {
+            self.number[id(v)] for v in floats if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)
+        }
+        self.matrices = [[number for number in own if number in matrices] for _, own in self.layers]
+        self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(self.layers)))}
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
         self.kernels = {}  # layer: (matrices, axis of the units in the last, bias, units); kernel + 0.5 is no bias yet
-        self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
-        self.places = Counter()  # matrix: how often it is applied to one example
-        self.tried = {}  # what `keeps_apart` has found out
-        self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
         for n in sorted(self.position.values()):
             layer = self.layers[n][0][0]
             if _is_known(layer, _UNITS):
                 axis = -2 if type(layer).__name__.endswith("Transpose") else -1
-                matrices = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
-                units = len(self.owner) + np.arange(self.weights[matrices[-1]].shape[axis])
+                own = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
+                units = len(self.owner) + np.arange(self.weights[own[-1]].shape[axis])
                 self.owner = np.append(self.owner, np.full(units.size, n))
-                self.kernels[n] = matrices, axis, self.number.get(id(layer.bias), matrices[-1] + 0.5), units
-                self.rows.extend([(matrices[-1], axis, units), (self.kernels[n][2], 0, units)])
+                self.kernels[n] = own, axis, self.number.get(id(layer.bias), own[-1] + 0.5), units
+                self.rows.extend([(own[-1], axis, units), (self.kernels[n][2], 0, units)])
+        self.calls = []
+        inputs, outputs = (copy.inputs, self.trace(copy)) if _has_graph(copy) else ([], [])
+        self.times = Counter(id(call.layer) for call in self.calls)
+        self.channels = {id(tensor): np.zeros(_shape(tensor)[-1], int) for tensor in inputs}  # the unit each comes from
+        self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
+        self.reads = {}  # layer: the channels that it reads, unless it is called at several places
+        self.places = Counter()  # matrix: how often it is applied to one example
+        self.tried = {}  # what `keeps_apart` has found out
+        self.ties, self.pins = (
+            [np.zeros((2, 0), int)],
+            [[0]],
+        )  # units that meet on channels; units that can't be removed
         for call in self.calls:
             self.follow(call)
-        self.outputs = self.last_layers(outputs)
-        self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
+        last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
+        self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) or set(last)
+        self.root = _connected(len(self.owner), *np.hstack(self.ties))  # the first of the units tied to it
         self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
         uncalled = [id(self.layers[n][0][0]) not in self.times for n in self.owner]
         self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | uncalled
 
-    def last_layers(self, outputs):
-        """The last layers with matrices on the ways to the outputs."""
-        found, wanted = set(), {id(tensor) for tensor in outputs}
-        for call in reversed(self.calls):
-            if wanted.intersection(map(id, call.outs)):
-                inside = [n for n, (chain, _) in enumerate(self.layers) if self.matrices[n] and call.layer in chain]
-                found.update(inside[-1:])
-                wanted.update(() if inside else map(id, call.ins))
-        return found or {n for n, matrices in enumerate(self.matrices) if matrices and not any(self.matrices[n + 1 :])}
+    def trace(self, model):
+        """The outputs of a model whose calls it notes: nested models opened, activations as calls of their own."""
+
+        def pass_on(layer, tensors, results):
+            self.calls.extend(_Call(layer, ([a], {}), [a], [b]) for a, b in zip(tensors, results))
+
+        def record(layer, *args, **kwargs):
+            results = layer(*args, **kwargs)
+            flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
+            ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
+            if _has_graph(layer) and not kwargs.get("training"):
+                given = (*args, kwargs.get("inputs"))[0]
+                if isinstance(given, dict) and not isinstance(layer.input, dict):
+                    ins = [given[tensor.name] for tensor in layer.inputs]
+                pass_on(keras.layers.Identity(autocast=False), ins, layer.inputs)
+                pass_on(keras.layers.Identity(autocast=False), self.trace(layer), outs)
+                return results
+            split = _is_known(layer, f"{_UNITS}|Depthwise.*") and layer.activation is not keras.activations.linear
+            between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
+            self.calls.append(_Call(layer, (args, kwargs), ins, between))
+            if split:
+                pass_on(keras.layers.Activation(layer.activation, dtype=layer.dtype_policy), between, outs)
+            return results
+
+        functional = keras.Model(model.inputs, model.outputs)
+        return keras.models.clone_model(functional, functional.input, lambda layer: layer, record).outputs
 
     def tied(self, units):
         """True for every unit that is one of `units` (numbers, or a boolean for each) or tied to one."""
@@ -701,7 +709,7 @@ class _Graph:
             if self.times[id(call.layer)] == 1:
                 self.reads[n], pins = came, came[:0]
         elif self.carries(call):
-            lined = _lined_up([self.channels[id(tensor)].size for tensor in call.ins], _shape(call.outs[0])[-1])
+            lined = call.lined_up(_shape(call.outs[0])[-1])
             first, *others = rows = came[lined]
             free = (rows > 0).all(axis=0)
             units, pins = np.where(free, first, 0), np.append(rows[:, ~free], np.delete(came, lined))
@@ -710,12 +718,19 @@ class _Graph:
                 if axes := [axis for axis, size in enumerate(weight.shape) if size == units.size]:
                     self.rows.append((self.number[id(weight)], axes[-1], units))
         self.pins.append(pins)
+        inside = [m for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and call.layer in chain]
         for tensor in call.outs:
             if id(tensor) in self.channels:  # that of a nested model, which is called again
                 self.pins.extend([self.channels[id(tensor)], units])
             self.channels[id(tensor)] = np.resize(units, _shape(tensor)[-1])
-        if n >= 0:
-            self.places.update(dict.fromkeys(self.matrices[n], call.places()))
+            self.heads[id(tensor)] = set(inside[-1:]) or set().union(*(self.heads[id(item)] for item in call.ins))
+        if n >= 0:  # its matrices are applied at each place of its input or its output: strides make either one fewer
+            inner = slice(2, None) if getattr(call.layer, "data_format", None) == "channels_first" else slice(1, -1)
+            shapes = [t.shape for t in (call.ins[0], call.outs[0]) if len(t.shape) == len(call.ins[0].shape)]
+            places = min(math.prod(side or 1 for side in shape[inner]) for shape in shapes)
+            self.places.update(
+                dict.fromkeys(self.matrices[n], places * (type(call.layer) is not keras.layers.Embedding))
+            )
 
     def carries(self, call):
         """Whether each channel that comes out depends on one that comes in, or on those that meet on it."""
@@ -780,7 +795,7 @@ class _Graph:
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
         spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
         free = ~self.tied(self.arrives | spared)
-        group = _connected(len(fractions), [(self.owner, self.owner[self.root])])  # layers that are tied
+        group = _connected(len(fractions), self.owner, self.owner[self.root])  # layers that are tied
         group = group[self.owner] * (scope == "layer")
         for label in np.unique(group[free]):
             members = np.flatnonzero((group == label) & free)
@@ -847,28 +862,34 @@ class _Graph:
         return {n: value for n, value in values.items() if n in self.weights or value.any()}, needed
 
     def fold(self, values):
-        """The pinned units, with those whose constant output can't be moved: what units without weights put out goes
-        into the biases behind them."""
+        """The pinned units, with those whose constant output can't be moved into the biases behind them, as it is."""
         pinned = self.pinned.copy()
         constants = {tensor: np.full(channels.size, np.nan) for tensor, channels in self.channels.items()}
         for call in self.calls:
-            n, layer, came = self.position.get(id(call.layer)), call.layer, [constants[id(item)] for item in call.ins]
+            n, tensor = self.position.get(id(call.layer)), id(call.outs[0])
+            came = np.concatenate([constants[id(item)] for item in call.ins])
+            known, constants[tensor] = np.isfinite(came), np.full_like(constants[tensor], np.nan)
             if n in self.kernels:
                 matrices, axis, bias, _ = self.kernels[n]
                 offset = values[bias].astype(float)
                 if n in self.reads:
-                    constant, known = came[0], np.isfinite(came[0])
-                    plain = re.fullmatch("Dense|Conv.D", type(layer).__name__)
-                    if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
-                        pinned[self.reads[n][known & (constant != 0)]] = True
-                        known &= constant == 0
-                    offset += np.einsum("pcu,c->u", self.kernel(values, n)[:, known], constant[known])
-                    for matrix in matrices:
-                        np.moveaxis(values[matrix], -3 - axis, 0)[known] = 0
+                    plain = re.fullmatch("Dense|Conv.D", type(call.layer).__name__)
+                    if not plain or getattr(call.layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
+                        pinned[self.reads[n][known & (came != 0)]] = True
+                        known &= came == 0
+                    offset += np.einsum("pcu,c->u", self.kernel(values, n)[:, known], came[known])
+                    np.moveaxis(values[matrices[-1]], -3 - axis, 0)[known] = 0
                     values[bias] = offset.astype(values[bias].dtype)
-                constants[id(call.outs[0])] = np.where(self.alive(values, n), np.nan, offset)
-            elif self.channels[id(call.outs[0])].any():
-                constants[id(call.outs[0])] = call.constants(came)
+                constants[tensor] = np.where(self.alive(values, n), np.nan, offset)
+            elif self.channels[tensor].any() and known.any():
+                lined, found = call.lined_up(constants[tensor].size), []
+                for length in {16, 17 if any(None in item.shape[1:-1] for item in call.ins) else 16}:
+                    shapes = [(1, *_shape(item, length)) for item in call.ins]
+                    parts = [np.nan_to_num(constants[id(item)]) for item in call.ins]
+                    found.append(call.run(map(np.broadcast_to, parts, shapes)).reshape(-1, constants[tensor].size))
+                found = np.concatenate(found)
+                same = np.isclose(found, found[:1]).all(axis=0) & known[lined].all(axis=0) & (len(found) > 0)
+                constants[tensor] = np.where(same & np.delete(known, lined).all(), found[:1].sum(axis=0), np.nan)
         return self.tied(pinned)
 
 
@@ -882,56 +903,13 @@ def _walk(model, around=()):
         yield from _walk(layer, chain) if isinstance(layer, keras.Model) else [(chain, layer.weights)]
 
 
-def _matrices(model):
-    """The ids of the weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
-    flags = [(item, item.trainable) for item in (*_parts(model), *model.weights)]
-    model.trainable = True  # only for a moment, to tell a frozen weight from a state
-    found = [v for v in model.weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
-    for item, flag in flags:
-        item.trainable = flag
-    return {id(v) for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)}
-
-
-def _connected(n, pairs):
-    """For each of n things the first of those it is connected to by `pairs`, arrays of two rows."""
-    root, pairs = np.arange(n), np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
-    first, second = np.hstack([pairs, pairs[::-1]])
+def _connected(n, first, second):
+    """For each of n things the first of those it is connected to, where each of `first` is to that of `second`."""
+    root, first, second = np.arange(n), np.append(first, second), np.append(second, first)
     while (root[first] != root[second]).any():
         np.minimum.at(root, first, root[second])
         root = root[root]
     return root
-
-
-def _calls(model):
-    """(calls, outputs) of a model's graph, in order; nested models are opened, with identities at their borders, and
-    activations of other layers are calls of their own."""
-    calls = []
-
-    def identities(tensors, results):
-        return [_Call(keras.layers.Identity(autocast=False), ([a], {}), [a], [b]) for a, b in zip(tensors, results)]
-
-    def record(layer, *args, **kwargs):
-        results = layer(*args, **kwargs)
-        flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
-        ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
-        if _has_graph(layer) and not kwargs.get("training"):
-            given = (*args, kwargs.get("inputs"))[0]
-            if isinstance(given, dict) and not isinstance(layer.input, dict):
-                ins = [given[tensor.name] for tensor in layer.inputs]
-            inner, exits = _calls(layer)
-            calls.extend([*identities(ins, layer.inputs), *inner, *identities(exits, outs)])
-            return results
-        split = _is_known(layer, f"{_UNITS}|Depthwise.*") and layer.activation is not keras.activations.linear
-        between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
-        calls.append(_Call(layer, (args, kwargs), ins, between))
-        if split:
-            activation = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy)
-            calls.append(_Call(activation, (between, {}), between, outs))
-        return results
-
-    functional = keras.Model(model.inputs, model.outputs)
-    traced = keras.models.clone_model(functional, functional.input, lambda layer: layer, record)
-    return calls, traced.outputs
 
 
 def _shape(tensor, unknown=1, most=math.inf):
@@ -944,14 +922,6 @@ def _is_known(layer, names):
     name, own = type(layer).__name__, getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     return own and last and type(layer) is getattr(keras.layers, name, None) and bool(re.fullmatch(names, name))
-
-
-def _lined_up(sizes, size):
-    """Rows of `size` channels, by their numbers among those of inputs of these sizes: all of them, joined or repeated,
-    or each input that has so many."""
-    sizes = [size] if sum(sizes) == size else sizes
-    starts, fit = np.cumsum([0, *sizes]), [n == size or (len(sizes) == 1 and size % n == 0) for n in sizes]
-    return np.array([start + np.arange(size) % n for start, n, fits in zip(starts, sizes, fit) if fits])
 
 
 # ---------------------------------------------------------------------------------------------- removal
