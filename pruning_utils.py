@@ -613,11 +613,7 @@ class _Call(NamedTuple):
 
 
 class _Graph:
-    """Where the units of a model begin, pass and end. Layers, weights and units go by numbers.
-
-    To find out, each layer of a copy of the model is called once more; of a subclassed model only the layers are known.
-    The weights are those of the model itself.
-    """
+    """Where a model's units begin, pass and end, as its copy is called; layers, weights and units go by numbers."""
 
     def __init__(self, model, copy=None):
         _check_model(model)
@@ -626,14 +622,13 @@ class _Graph:
         flags = [(item, item.trainable) for item in (*_parts(copy), *copy.weights)]
         copy.trainable = True  # only for a moment, to tell a frozen weight from a state
         floats = [v for v in copy.weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
+        floats = [v for v in floats if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
         for item, flag in flags:
             item.trainable = flag
         self.weights, numbers = dict(enumerate(model.weights)), {id(v): n for n, v in enumerate(model.weights)}
         self.number = {id(mine): numbers[id(weight)] for mine, weight in zip(copy.weights, source.weights)}
         self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in _walk(copy)]
-        matrices = {
-            self.number[id(v)] for v in floats if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)
-        }
+        matrices = {self.number[id(v)] for v in floats}
         self.matrices = [[number for number in own if number in matrices] for _, own in self.layers]
         self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(self.layers)))}
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
@@ -728,9 +723,8 @@ class _Graph:
             inner = slice(2, None) if getattr(call.layer, "data_format", None) == "channels_first" else slice(1, -1)
             shapes = [t.shape for t in (call.ins[0], call.outs[0]) if len(t.shape) == len(call.ins[0].shape)]
             places = min(math.prod(side or 1 for side in shape[inner]) for shape in shapes)
-            self.places.update(
-                dict.fromkeys(self.matrices[n], places * (type(call.layer) is not keras.layers.Embedding))
-            )
+            places = 0 if isinstance(call.layer, keras.layers.Embedding) else places
+            self.places.update(dict.fromkeys(self.matrices[n], places))
 
     def carries(self, call):
         """Whether each channel that comes out depends on one that comes in, or on those that meet on it."""
@@ -793,14 +787,12 @@ class _Graph:
             values = self.kernel({matrices[-1]: _scores(self.weights[matrices[-1]], scores)}, n)
             score[units] = _squares(values) if scores is None else values.sum(axis=(0, 1), dtype=float)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
-        spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
-        free = ~self.tied(self.arrives | spared)
-        group = _connected(len(fractions), self.owner, self.owner[self.root])  # layers that are tied
-        group = group[self.owner] * (scope == "layer")
+        free = ~self.tied(self.arrives | [fractions[n] is None for n in self.owner])
+        group = _connected(len(fractions), self.owner, self.owner[self.root])[self.owner] * (scope == "layer")
         for label in np.unique(group[free]):
             members = np.flatnonzero((group == label) & free)
-            ranked = members[np.argsort(score[members], kind="stable")]
-            best = {self.owner[unit]: self.root[unit] for unit in ranked}  # of each layer, which comes last
+            members = members[np.argsort(score[members], kind="stable")]
+            best = {self.owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
             fraction, *others = {fractions[n] for n in best}
             if others:
                 names = [self.layers[n][0][0].name for n in best]
@@ -843,8 +835,7 @@ class _Graph:
         return kernel.reshape(-1, *kernel.shape[-2:])
 
     def without_dead_units(self, values):
-        """({number: weight}, needed): the weights without dead units, with the biases that layers now need, and for
-        each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
+        """({number: weight}, needed): the weights that are left, biases added, and for each unit whether it stays."""
         values = {number: np.array(value) for number, value in enumerate(values)}
         values = {bias: np.zeros(units.size) for *_, bias, units in self.kernels.values()} | values
         needed = self.fold(values)
@@ -852,7 +843,7 @@ class _Graph:
         while (needed != before).any():
             before = needed.copy()
             for n, (*_, units) in reversed(self.kernels.items()):
-                needed[units[:1]] |= not needed[units].any()
+                needed[units[:1]] |= not needed[units].any()  # one of each layer
                 if n in hears:
                     needed[self.reads[n][hears[n][:, needed[units]].any(axis=1)]] = True
                 needed = self.tied(needed)
@@ -883,7 +874,7 @@ class _Graph:
                 constants[tensor] = np.where(self.alive(values, n), np.nan, offset)
             elif self.channels[tensor].any() and known.any():
                 lined, found = call.lined_up(constants[tensor].size), []
-                for length in {16, 17 if any(None in item.shape[1:-1] for item in call.ins) else 16}:
+                for length in (16, 17) if any(None in item.shape[1:-1] for item in call.ins) else (16,):
                     shapes = [(1, *_shape(item, length)) for item in call.ins]
                     parts = [np.nan_to_num(constants[id(item)]) for item in call.ins]
                     found.append(call.run(map(np.broadcast_to, parts, shapes)).reshape(-1, constants[tensor].size))
