@@ -582,10 +582,6 @@ class _Call(NamedTuple):
         args, kwargs = keras.tree.map_structure(lambda item: given.get(id(item), item), self.arguments)
         return _numpy((layer or self.layer)(*args, **kwargs)).astype(float)
 
-    def config_changes(self):
-        """What to change in the layer's configuration so that it takes other numbers of channels."""
-        return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if isinstance(self.layer, keras.layers.Reshape) else {}
-
     def lined_up(self, size):
         """Rows of `size` channels that come in, by number: all joined, one input's repeated, or each input's own."""
         sizes = [_shape(tensor)[-1] for tensor in self.ins]
@@ -597,10 +593,10 @@ class _Call(NamedTuple):
         """Whether the layer says of half of the channels of one example what it says of all, whichever half it is."""
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return False  # the mask that it makes depends on all channels
-        most = math.inf if self.config_changes() else 64  # places along an axis, which are enough and take less time
         rng, sizes = np.random.default_rng(0), [_shape(tensor)[-1] for tensor in self.ins]
-        every = [rng.normal(size=(3, *_shape(tensor, 16, most)[:-1], n)) for tensor, n in zip(self.ins, sizes)]
-        expected, part = self.run(every), _rebuild(self.layer, self.config_changes())
+        places = [[min(size, 64) for size in _shape(tensor, 16)[:-1]] for tensor in self.ins]  # more take more time
+        every = [rng.normal(size=(3, *shape, size)) for shape, size in zip(places, sizes)]
+        expected, part = self.run(every), _rebuild(self.layer, {})
         lined, number = self.lined_up(expected.shape[-1]), np.concatenate([np.arange(n) for n in sizes])
         for n, half in enumerate([number < np.repeat(sizes, sizes) // 2, number % 2 == 0, number % 2 == 1]):
             half[np.delete(np.arange(half.size), lined)] = True
@@ -728,15 +724,18 @@ class _Graph:
 
     def carries(self, call):
         """Whether each channel that comes out depends on one that comes in, or on those that meet on it."""
-        layer, key = call.layer, None
+        layer, shape, key = call.layer, call.outs[0].shape, None
+        if isinstance(layer, keras.layers.Reshape):
+            return shape[-1] == call.ins[0].shape[-1] and None not in shape[1:-1]
         if getattr(layer, "weights", []):
             known = _is_known(layer, "BatchNormalization|PReLU|DepthwiseConv.D") and self.times[id(layer)] == 1
-            last = getattr(layer, "axis", -1) in (-1, len(call.outs[0].shape) - 1)
+            last = getattr(layer, "axis", -1) in (-1, len(shape) - 1)
             return known and last and not call.arguments[1].get("training")
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
-            sizes = {id(tensor): (len(tensor.shape), _shape(tensor)[-1]) for tensor in call.ins}
-            looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
+            looks = keras.tree.map_structure(
+                lambda x: x.shape if isinstance(x, keras.KerasTensor) else x, call.arguments
+            )
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
                 self.tried[key] = call.keeps_apart()
@@ -903,9 +902,9 @@ def _connected(n, first, second):
     return root
 
 
-def _shape(tensor, unknown=1, most=math.inf):
-    """The sizes of a tensor's axes but the first, at `most` so large, `unknown` if not known; channels come last."""
-    return [min(size or unknown, most) for size in tensor.shape[1:] or (1,)]
+def _shape(tensor, unknown=1):
+    """The sizes of a tensor's axes but the first, `unknown` where they are not known; channels come last."""
+    return [size or unknown for size in tensor.shape[1:] or (1,)]
 
 
 def _is_known(layer, names):
@@ -941,6 +940,6 @@ def remove_dead_units(model):
         if n in graph.kernels:
             size = "units" if hasattr(call.layer, "units") else "filters"
             changes[id(call.layer)] = {size: left, "use_bias": graph.kernels[n][2] in values}
-        elif channels.any():
-            changes[id(call.layer)] = call.config_changes()
+        elif isinstance(call.layer, keras.layers.Reshape) and channels.any():
+            changes[id(call.layer)] = {"target_shape": (*shape[1:-1], -1)}
     return _copy(whole, changes, [values[number] for number in sorted(values)])
