@@ -647,10 +647,7 @@ class _Graph:
         self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.places = Counter()  # matrix: how often it is applied to one example
         self.tried = {}  # what `keeps_apart` has found out
-        self.ties, self.pins = (
-            [np.zeros((2, 0), int)],
-            [[0]],
-        )  # units that meet on channels; units that can't be removed
+        self.ties, self.pins = [np.zeros((2, 0), int)], [[0]]  # units that meet; units that can't be removed
         for call in self.calls:
             self.follow(call)
         last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
@@ -733,9 +730,8 @@ class _Graph:
             return known and last and not call.arguments[1].get("training")
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
-            looks = keras.tree.map_structure(
-                lambda x: x.shape if isinstance(x, keras.KerasTensor) else x, call.arguments
-            )
+            shapes = {id(tensor): tensor.shape for tensor in call.ins}
+            looks = keras.tree.map_structure(lambda item: shapes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
                 self.tried[key] = call.keeps_apart()
@@ -747,8 +743,7 @@ class _Graph:
         """For each layer the fraction to prune, None where nothing may be; the arguments are checked."""
         by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, sparsity)
         by_name, default = {name: _check_sparsity(s) for name, s in by_name.items()}, _check_sparsity(default)
-        ignored = _set_of(ignored_layers)
-        names = [[layer.name for layer in chain] for chain, _ in self.layers]
+        ignored, names = _set_of(ignored_layers), [[layer.name for layer in chain] for chain, _ in self.layers]
         if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
             raise ValueError(f"scope must be 'layer', or 'global' with one fraction for all layers, not {scope!r}")
         if unknown := ignored.union(by_name).difference(*names):
