@@ -616,7 +616,8 @@ class _Graph:
         source = keras.Model(model.inputs, model.outputs) if copy is None and _has_graph(model) else model
         copy = copy or (model if source is model else _copy(source))
         flags = [(item, item.trainable) for item in (*_parts(copy), *copy.weights)]
-        copy.trainable = True  # only for a moment, to tell a frozen weight from a state
+        for part in _parts(copy):
+            part.trainable = True  # only for a moment, to tell a frozen weight from a state
         floats = [v for v in copy.weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
         floats = [v for v in floats if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
         for item, flag in flags:
