@@ -731,8 +731,8 @@ class _Graph:
             return known and last and not call.arguments[1].get("training")
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
-            shapes = {id(tensor): tensor.shape for tensor in call.ins}
-            looks = keras.tree.map_structure(lambda item: shapes.get(id(item), item), call.arguments)
+            sizes = {id(tensor): (len(tensor.shape), tensor.shape[-1]) for tensor in call.ins}
+            looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
                 self.tried[key] = call.keeps_apart()
