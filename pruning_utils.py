@@ -446,11 +446,9 @@ def _parts(layer):
     """The layer and all layers inside it, at any depth, those around others first."""
     found, items = {}, [layer]
     for item in items:  # which grows
-        if isinstance(item, (list, tuple, dict)):
-            items.extend(item.values() if isinstance(item, dict) else item)
-        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
+        if isinstance(item, keras.layers.Layer) and id(item) not in found:
             found[id(item)] = item
-            items.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
+            items.extend(item.layers if isinstance(item, keras.Model) else keras.tree.flatten(vars(item)))
     return list(found.values())
 
 
@@ -475,28 +473,25 @@ def _rebuild(layer, changes):
 
 
 def _copy(model, changes=None, values=None):
-    """A new model with the architecture, names and weights of `model`, compiled as it was. `changes` has for id(layer)
-    what is new in its configuration, or for that of a nested model the shapes of its inputs; `values` then its weights.
-    """
+    """A copy of a model, compiled as it was. `changes` has for id(layer) what is new in its configuration, and for
+    id(tensor) the shape of an input of a model; `values` are the weights, if they are new."""
     _check_model(model)
     made, changes = {}, changes or {}  # a layer can be in several nested models
 
     def rebuild(layer):
         if id(layer) not in made:
-            made[id(layer)] = (clone if _has_graph(layer) else _rebuild)(layer, changes.get(id(layer), {}))
+            made[id(layer)] = clone(layer) if _has_graph(layer) else _rebuild(layer, changes.get(id(layer), {}))
         return made[id(layer)]
 
-    def clone(model, shapes):
+    def clone(model):
         names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
-        inputs = []
-        for tensor, shape in zip(model.inputs, shapes or [tensor.shape for tensor in model.inputs]):
-            name = names.get(id(tensor), tensor.name)  # Keras takes inputs by that of the layer
-            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name))
+        options = [(changes.get(id(t), t.shape), t.dtype, names.get(id(t), t.name)) for t in model.inputs]
+        inputs = [keras.Input(batch_shape=shape, dtype=dtype, name=name) for shape, dtype, name in options]
         inputs = keras.tree.pack_sequence_as(getattr(model, "input", model.inputs), inputs)
         return keras.models.clone_model(model, input_tensors=inputs, clone_function=rebuild)
 
     try:
-        copy = rebuild(model) if _has_graph(model) else keras.models.clone_model(model)
+        copy = clone(model) if _has_graph(model) else keras.models.clone_model(model)
         if model.compiled:  # which Keras 3.8 leaves out
             settings = keras.saving.deserialize_keras_object(model.get_compile_config() | {"loss": None})
             copy.compile(**settings | {"loss": model.loss})
@@ -543,99 +538,108 @@ class _Call(NamedTuple):
         args, kwargs = keras.tree.map_structure(lambda item: given.get(id(item), item), self.arguments)
         return _numpy((layer or self.layer)(*args, **kwargs)).astype(float)
 
-    def config_changes(self):
-        """What to change in the layer's configuration so that it takes other numbers of channels."""
-        reshape = isinstance(self.layer, keras.layers.Reshape)
-        return {"target_shape": (*self.outs[0].shape[1:-1], -1)} if reshape else {}
+    def lined_up(self, size):
+        """Rows of `size` channels that come in, by number: all joined, one input's repeated, or each input's own."""
+        sizes = [_shape(tensor)[-1] for tensor in self.ins]
+        sizes = [size] if sum(sizes) == size else sizes
+        fit = [n == size or (len(sizes) == 1 and size % n == 0) for n in sizes]
+        return np.array([sum(sizes[:k]) + np.arange(size) % sizes[k] for k in np.flatnonzero(fit)])
 
     def keeps_apart(self):
-        """Whether each channel that comes out depends on one that came in, in a layer without weights.
-
-        It is tried out: on all channels and on half of them it must say the same, whichever half it is, and of an
-        example the same if that is alone.
-        """
+        """Whether the layer says of half of the channels of one example what it says of all, whichever half it is."""
         if hasattr(self.layer, "compute_mask") and self.layer.compute_mask(self.ins[0], None) is not None:
             return False  # the mask that it makes depends on all channels
-        sizes, size = [_shape(tensor)[-1] for tensor in self.ins], _shape(self.outs[0])[-1]
-        rng = np.random.default_rng(0)
-        wide = [len(sizes) == 1 or sum(sizes) == size or n == size for n in sizes]
-        counts = [max(n, 2) if halved else n for n, halved in zip(sizes, wide)]  # one channel has no half
-        most = math.inf if self.config_changes() else 64  # places along an axis, which are enough and take less time
-        every = [rng.normal(size=(2, *_shape(tensor, 16, most)[:-1], n)) for tensor, n in zip(self.ins, counts)]
-        expected, part = self.run(every), _rebuild(self.layer, self.config_changes())
-        same = [(np.concatenate([self.run([x[n : n + 1] for x in every]) for n in (0, 1)]), expected)]
-        for trial in range(4):
-            halves = [_half(count, trial) if halved else np.full(count, True) for count, halved in zip(counts, wide)]
-            (lined, *_), _ = _lined_up(halves, expected.shape[-1])
-            same.append((self.run([x[..., half] for x, half in zip(every, halves)], part), expected[..., lined]))
-        return all(a.shape == b.shape and a.size and np.allclose(a, b, 1e-5, 1e-5) for a, b in same)
-
-    def constants(self, constants):
-        """The constant of each channel that comes out if `constants` come in, NaN where it varies."""
-        came, size, found = [constants[id(tensor)] for tensor in self.ins], _shape(self.outs[0])[-1], []
-        if not np.isfinite(np.concatenate(came)).any():
-            return np.full(size, np.nan)
-        for unknown in (16, 17) if any(None in tensor.shape[1:-1] for tensor in self.ins) else (16,):
-            shapes = [(1, *_shape(tensor, unknown)[:-1], constant.size) for tensor, constant in zip(self.ins, came)]
-            values = [np.broadcast_to(np.nan_to_num(constant), shape) for constant, shape in zip(came, shapes)]
-            found.append(self.run(values).reshape(-1, size))
-        found, (lined, others) = np.concatenate(found), _lined_up(came, size)
-        same = np.isclose(found, found[:1]).all(axis=0) & (len(found) > 0)
-        varies = np.isnan(lined).any(axis=0) | np.isnan(np.concatenate([[0], *others])).any()
-        return np.where(same & ~varies, found[:1].sum(axis=0), np.nan)
-
-    def places(self):
-        """How often each matrix of the layer is applied to one example: at how many places of its input or output."""
-        between = slice(2, None) if getattr(self.layer, "data_format", None) == "channels_first" else slice(1, -1)
-        shapes = [t.shape for t in (self.ins[0], self.outs[0]) if len(t.shape) == len(self.ins[0].shape)]
-        places = [math.prod(side or 1 for side in shape[between]) for shape in shapes]
-        return 0 if isinstance(self.layer, keras.layers.Embedding) else min(places)  # strides make either one fewer
+        rng, sizes = np.random.default_rng(0), [_shape(tensor)[-1] for tensor in self.ins]
+        places = [[min(size, 64) for size in _shape(tensor, 16)[:-1]] for tensor in self.ins]  # more take more time
+        every = [rng.normal(size=(3, *shape, size)) for shape, size in zip(places, sizes)]
+        expected, part = self.run(every), _rebuild(self.layer, {})
+        lined, number = self.lined_up(expected.shape[-1]), np.concatenate([np.arange(n) for n in sizes])
+        for n, half in enumerate([number < np.repeat(sizes, sizes) // 2, number % 2 == 0, number % 2 == 1]):
+            half[np.delete(np.arange(half.size), lined)] = True
+            halves = np.split(half, np.cumsum(sizes)[:-1])
+            found = self.run([x[[n]][..., h] for x, h in zip(every, halves)], part)
+            wanted = expected[[n]][..., half[lined[0]]]
+            if found.shape != wanted.shape or not wanted.size or not np.allclose(found, wanted, 1e-5, 1e-5):
+                return False
+        return True
 
 
 class _Graph:
-    """Where the units of a model begin, pass and end. Layers, weights and units go by numbers.
-
-    To find out, each layer of a copy of the model is called once more; of a subclassed model only the layers are known.
-    The weights are those of the model itself.
-    """
+    """Where a model's units begin, pass and end, as its copy is called; layers, weights and units go by numbers."""
 
     def __init__(self, model, copy=None):
         _check_model(model)
         source = keras.Model(model.inputs, model.outputs) if copy is None and _has_graph(model) else model
         copy = copy or (model if source is model else _copy(source))
-        walked, numbers = list(_walk(copy)), {id(weight): n for n, weight in enumerate(model.weights)}
-        self.weights = dict(enumerate(model.weights))
+        flags = [(item, item.trainable) for item in (*_parts(copy), *copy.weights)]
+        for part in _parts(copy):
+            part.trainable = True  # only for a moment, to tell a frozen weight from a state
+        floats = [v for v in copy.weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
+        floats = [v for v in floats if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
+        for item, flag in flags:
+            item.trainable = flag
+        self.weights, numbers = dict(enumerate(model.weights)), {id(v): n for n, v in enumerate(model.weights)}
         self.number = {id(mine): numbers[id(weight)] for mine, weight in zip(copy.weights, source.weights)}
-        self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in walked]
-        self.matrices = [[self.number[id(v)] for v in _matrices(chain[0], own)] for chain, own in walked]
-        self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(walked)))}
-        self.calls, inputs, outputs = _calls(copy) if _has_graph(copy) else ([], [], [])
-        self.channels = {id(tensor): np.zeros(_shape(tensor)[-1], int) for tensor in inputs}  # the unit each comes from
-        self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
+        self.layers = [(chain, [self.number[id(v)] for v in own]) for chain, own in _walk(copy)]
+        matrices = {self.number[id(v)] for v in floats}
+        self.matrices = [[number for number in own if number in matrices] for _, own in self.layers]
+        self.position = {id(chain[0]): n for n, (chain, _) in reversed(list(enumerate(self.layers)))}
         self.owner = np.full(1, -1)  # for each unit its layer; unit 0 stands for all that are none of a layer
         self.kernels = {}  # layer: (matrices, axis of the units in the last, bias, units); kernel + 0.5 is no bias yet
-        self.reads = {}  # layer: the channels that it reads, unless it is called at several places
         self.rows = []  # (weight, axis, units): the weights whose slices along an axis belong to units
-        self.places = Counter()  # matrix: how often it is applied to one example
-        self.tried = {}  # what `keeps_apart` has found out
-        self.ties, self.pins = [], [[0]]  # units that meet on channels; units that can't be removed
         for n in sorted(self.position.values()):
-            layer = walked[n][0][0]
+            layer = self.layers[n][0][0]
             if _is_known(layer, _UNITS):
                 axis = -2 if type(layer).__name__.endswith("Transpose") else -1
-                matrices = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
-                units = len(self.owner) + np.arange(self.weights[matrices[-1]].shape[axis])
+                own = self.matrices[n][: 1 + hasattr(layer, "pointwise_kernel")]
+                units = len(self.owner) + np.arange(self.weights[own[-1]].shape[axis])
                 self.owner = np.append(self.owner, np.full(units.size, n))
-                self.kernels[n] = matrices, axis, self.number.get(id(layer.bias), matrices[-1] + 0.5), units
-                self.rows.extend([(matrices[-1], axis, units), (self.kernels[n][2], 0, units)])
+                self.kernels[n] = own, axis, self.number.get(id(layer.bias), own[-1] + 0.5), units
+                self.rows.extend([(own[-1], axis, units), (self.kernels[n][2], 0, units)])
+        self.calls = []
+        inputs, outputs = (copy.inputs, self.trace(copy)) if _has_graph(copy) else ([], [])
+        self.times = Counter(id(call.layer) for call in self.calls)
+        self.channels = {id(tensor): np.zeros(_shape(tensor)[-1], int) for tensor in inputs}  # the unit each comes from
+        self.heads = {id(tensor): set() for tensor in inputs}  # the last layers with matrices on the way to it
+        self.reads = {}  # layer: the channels that it reads, unless it is called at several places
+        self.places = Counter()  # matrix: how often it is applied to one example
+        self.tried = {}  # what `keeps_apart` has found out
+        self.ties, self.pins = [np.zeros((2, 0), int)], [[0]]  # units that meet; units that can't be removed
         for call in self.calls:
             self.follow(call)
         last = [n for n, matrices in enumerate(self.matrices) if matrices][-1:]
         self.outputs = set().union(*(self.heads[id(tensor)] for tensor in outputs)) or set(last)
-        self.root = _connected(len(self.owner), self.ties)  # the first of the units tied to it
+        self.root = _connected(len(self.owner), *np.hstack(self.ties))  # the first of the units tied to it
         self.arrives = self.tied(np.concatenate([[0], *(self.channels[id(tensor)] for tensor in outputs)]))
-        called = [self.position.get(id(call.layer), -1) for call in self.calls]
-        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | ~np.isin(self.owner, called)
+        uncalled = [id(self.layers[n][0][0]) not in self.times for n in self.owner]
+        self.pinned = self.arrives | self.tied(np.concatenate(self.pins)) | uncalled
+
+    def trace(self, model):
+        """The outputs of a model whose calls it notes: nested models opened, activations as calls of their own."""
+
+        def pass_on(layer, tensors, results):
+            self.calls.extend(_Call(layer, ([a], {}), [a], [b]) for a, b in zip(tensors, results))
+
+        def record(layer, *args, **kwargs):
+            results = layer(*args, **kwargs)
+            flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
+            ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
+            if _has_graph(layer) and not kwargs.get("training"):
+                given = (*args, kwargs.get("inputs"))[0]
+                if isinstance(given, dict) and not isinstance(layer.input, dict):
+                    ins = [given[tensor.name] for tensor in layer.inputs]
+                pass_on(keras.layers.Identity(autocast=False), ins, layer.inputs)
+                pass_on(keras.layers.Identity(autocast=False), self.trace(layer), outs)
+                return results
+            split = _is_known(layer, f"{_UNITS}|Depthwise.*") and layer.activation is not keras.activations.linear
+            between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
+            self.calls.append(_Call(layer, (args, kwargs), ins, between))
+            if split:
+                pass_on(keras.layers.Activation(layer.activation, dtype=layer.dtype_policy), between, outs)
+            return results
+
+        functional = keras.Model(model.inputs, model.outputs)
+        return keras.models.clone_model(functional, functional.input, lambda layer: layer, record).outputs
 
     def tied(self, units):
         """True for every unit that is one of `units` (numbers, or a boolean for each) or tied to one."""
@@ -643,55 +647,60 @@ class _Graph:
 
     def follow(self, call):
         """Notes what a call does with the channels that come in: it reads them, passes them on, or mixes them."""
-        n, once = self.position.get(id(call.layer), -1), sum(call.layer is other.layer for other in self.calls) == 1
-        came, weights = [self.channels[id(tensor)] for tensor in call.ins], getattr(call.layer, "weights", [])
-        units, pins, (lined, others) = np.zeros(1, int), came, _lined_up(came, _shape(call.outs[0])[-1])
+        n, units = self.position.get(id(call.layer), -1), np.zeros(1, int)
+        came = pins = np.concatenate([self.channels[id(tensor)] for tensor in call.ins])
         if n in self.kernels:
             units = self.kernels[n][-1]
-            if once:
-                self.reads[n], pins = came[0], []
-        elif len(lined) and (once or not weights) and (axes := self.axes(call)) is not None:
-            free = (lined > 0).all(axis=0)
-            units, pins = np.where(free, lined[0], 0), [lined[:, ~free].ravel(), *others]
-            self.ties.extend(np.stack([lined[0], other])[:, free] for other in lined[1:])
-            rows = zip([self.number[id(weight)] for weight in weights], axes)
-            self.rows.extend((number, axis, units) for number, axis in rows if axis is not None)
-        self.pins.extend(pins)
+            if self.times[id(call.layer)] == 1:
+                self.reads[n], pins = came, came[:0]
+        elif self.carries(call):
+            lined = call.lined_up(_shape(call.outs[0])[-1])
+            first, *others = rows = came[lined]
+            free = (rows > 0).all(axis=0)
+            units, pins = np.where(free, first, 0), np.append(rows[:, ~free], np.delete(came, lined))
+            self.ties.extend(np.stack([first, other])[:, free] for other in others)
+            for weight in getattr(call.layer, "weights", []):
+                if axes := [axis for axis, size in enumerate(weight.shape) if size == units.size]:
+                    self.rows.append((self.number[id(weight)], axes[-1], units))
+        self.pins.append(pins)
         inside = [m for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and call.layer in chain]
         for tensor in call.outs:
             if id(tensor) in self.channels:  # that of a nested model, which is called again
                 self.pins.extend([self.channels[id(tensor)], units])
             self.channels[id(tensor)] = np.resize(units, _shape(tensor)[-1])
             self.heads[id(tensor)] = set(inside[-1:]) or set().union(*(self.heads[id(item)] for item in call.ins))
-        if n >= 0:
-            self.places.update(dict.fromkeys(self.matrices[n], call.places()))
+        if n >= 0:  # its matrices are applied at each place of its input or its output: strides make either one fewer
+            inner = slice(2, None) if getattr(call.layer, "data_format", None) == "channels_first" else slice(1, -1)
+            shapes = [t.shape for t in (call.ins[0], call.outs[0]) if len(t.shape) == len(call.ins[0].shape)]
+            places = min(math.prod(side or 1 for side in shape[inner]) for shape in shapes)
+            places = 0 if isinstance(call.layer, keras.layers.Embedding) else places
+            self.places.update(dict.fromkeys(self.matrices[n], places))
 
-    def axes(self, call):
-        """For each weight its axis of channels (or None) if each channel that comes out depends on one; else None."""
+    def carries(self, call):
+        """Whether each channel that comes out depends on one that comes in, or on those that meet on it."""
         layer, shape, key = call.layer, call.outs[0].shape, None
-        if weights := getattr(layer, "weights", []):
-            apart = getattr(layer, "axis", -1) in (-1, len(shape) - 1) and not call.arguments[1].get("training")
-            if not (apart and _is_known(layer, "BatchNormalization|PReLU|DepthwiseConv.D")):
-                return None
-            axes = [[axis for axis, size in enumerate(weight.shape) if size == shape[-1]] for weight in weights]
-            return [max(found, default=None) for found in axes]
+        if isinstance(layer, keras.layers.Reshape):
+            return shape[-1] == call.ins[0].shape[-1] and None not in shape[1:-1]
+        if getattr(layer, "weights", []):
+            known = _is_known(layer, "BatchNormalization|PReLU|DepthwiseConv.D") and self.times[id(layer)] == 1
+            last = getattr(layer, "axis", -1) in (-1, len(shape) - 1)
+            return known and last and not call.arguments[1].get("training")
         try:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
-            sizes = {id(tensor): (len(tensor.shape), _shape(tensor)[-1]) for tensor in call.ins}
+            sizes = {id(tensor): (len(tensor.shape), tensor.shape[-1]) for tensor in call.ins}
             looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
             key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
             if key not in self.tried:
-                self.tried[key] = [] if call.keeps_apart() else None
+                self.tried[key] = call.keeps_apart()
         except Exception:
-            self.tried[key] = None  # it can't be made for other numbers of channels
+            self.tried[key] = False  # it can't be made for other numbers of channels
         return self.tried[key]
 
     def fractions(self, sparsity, scope="layer", ignored_layers=()):
         """For each layer the fraction to prune, None where nothing may be; the arguments are checked."""
         by_name, default = (sparsity, 0.0) if isinstance(sparsity, dict) else ({}, sparsity)
         by_name, default = {name: _check_sparsity(s) for name, s in by_name.items()}, _check_sparsity(default)
-        ignored = _set_of(ignored_layers)
-        names = [[layer.name for layer in chain] for chain, _ in self.layers]
+        ignored, names = _set_of(ignored_layers), [[layer.name for layer in chain] for chain, _ in self.layers]
         if scope not in ("layer", "global") or (scope == "global" and isinstance(sparsity, dict)):
             raise ValueError(f"scope must be 'layer', or 'global' with one fraction for all layers, not {scope!r}")
         if unknown := ignored.union(by_name).difference(*names):
@@ -729,14 +738,12 @@ class _Graph:
             values = self.kernel({matrices[-1]: _scores(self.weights[matrices[-1]], scores)}, n)
             score[units] = _squares(values) if scores is None else values.sum(axis=(0, 1), dtype=float)
         score = np.bincount(self.root, score, len(score))[self.root]  # tied units add
-        spared = np.isin(self.owner, [n for n, fraction in enumerate(fractions) if fraction is None])
-        free = ~self.tied(self.arrives | spared)
-        group = _connected(len(fractions), [(self.owner, self.owner[self.root])])  # layers that are tied
-        group = group[self.owner] * (scope == "layer")
+        free = ~self.tied(self.arrives | [fractions[n] is None for n in self.owner])
+        group = _connected(len(fractions), self.owner, self.owner[self.root])[self.owner] * (scope == "layer")
         for label in np.unique(group[free]):
             members = np.flatnonzero((group == label) & free)
-            ranked = members[np.argsort(score[members], kind="stable")]
-            best = {self.owner[unit]: self.root[unit] for unit in ranked}  # of each layer, which comes last
+            members = members[np.argsort(score[members], kind="stable")]
+            best = {self.owner[unit]: self.root[unit] for unit in members}  # of each layer, which comes last
             fraction, *others = {fractions[n] for n in best}
             if others:
                 names = [self.layers[n][0][0].name for n in best]
@@ -779,132 +786,77 @@ class _Graph:
         return kernel.reshape(-1, *kernel.shape[-2:])
 
     def without_dead_units(self, values):
-        """({number: weight}, needed): the weights without dead units, with the biases that layers now need, and for
-        each unit whether it stays."""
+        """({number: weight}, needed): the weights that are left, biases added, and for each unit whether it stays."""
         values = {number: np.array(value) for number, value in enumerate(values)}
         values = {bias: np.zeros(units.size) for *_, bias, units in self.kernels.values()} | values
-        needed = self.needed(values, self.fold(values))
+        needed = self.fold(values)
+        before, hears = ~needed, {n: self.kernel(values, n).any(axis=0) for n in self.reads}
+        while (needed != before).any():
+            before = needed.copy()
+            for n, (*_, units) in reversed(self.kernels.items()):
+                needed[units[:1]] |= not needed[units].any()  # one of each layer
+                if n in hears:
+                    needed[self.reads[n][hears[n][:, needed[units]].any(axis=1)]] = True
+                needed = self.tied(needed)
         reads = [(weight, -3 - self.kernels[n][1], self.reads[n]) for n in self.reads for weight in self.kernels[n][0]]
         for number, axis, units in self.rows + reads:
             values[number] = np.compress(needed[units], values[number], axis)
         return {n: value for n, value in values.items() if n in self.weights or value.any()}, needed
 
     def fold(self, values):
-        """The pinned units, with those whose constant output can't be moved: what units without weights put out goes
-        into the biases behind them."""
+        """The pinned units, with those whose constant output can't be moved into the biases behind them, as it is."""
         pinned = self.pinned.copy()
         constants = {tensor: np.full(channels.size, np.nan) for tensor, channels in self.channels.items()}
         for call in self.calls:
-            n, layer = self.position.get(id(call.layer)), call.layer
+            n, tensor = self.position.get(id(call.layer)), id(call.outs[0])
+            came = np.concatenate([constants[id(item)] for item in call.ins])
+            known, constants[tensor] = np.isfinite(came), np.full_like(constants[tensor], np.nan)
             if n in self.kernels:
                 matrices, axis, bias, _ = self.kernels[n]
-                offset, constant = values[bias].astype(float), constants[id(call.ins[0])]
+                offset = values[bias].astype(float)
                 if n in self.reads:
-                    known = np.isfinite(constant)
-                    plain = re.fullmatch("Dense|Conv.D", type(layer).__name__)
-                    if not plain or getattr(layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
-                        pinned[self.reads[n][known & (constant != 0)]] = True
-                        known &= constant == 0
-                    offset += np.einsum("pcu,c->u", self.kernel(values, n)[:, known], constant[known])
-                    for matrix in matrices:
-                        np.moveaxis(values[matrix], -3 - axis, 0)[known] = 0
+                    plain = re.fullmatch("Dense|Conv.D", type(call.layer).__name__)
+                    if not plain or getattr(call.layer, "padding", "valid") != "valid":  # it meets zeros, or overlaps
+                        pinned[self.reads[n][known & (came != 0)]] = True
+                        known &= came == 0
+                    offset += np.einsum("pcu,c->u", self.kernel(values, n)[:, known], came[known])
+                    np.moveaxis(values[matrices[-1]], -3 - axis, 0)[known] = 0
                     values[bias] = offset.astype(values[bias].dtype)
-                constants[id(call.outs[0])] = np.where(self.alive(values, n), np.nan, offset)
-            elif self.channels[id(call.outs[0])].any():
-                constants[id(call.outs[0])] = call.constants(constants)
+                constants[tensor] = np.where(self.alive(values, n), np.nan, offset)
+            elif self.channels[tensor].any() and known.any():
+                lined, found = call.lined_up(constants[tensor].size), []
+                for length in (16, 17) if any(None in item.shape[1:-1] for item in call.ins) else (16,):
+                    shapes = [(1, *_shape(item, length)) for item in call.ins]
+                    parts = [np.nan_to_num(constants[id(item)]) for item in call.ins]
+                    found.append(call.run(map(np.broadcast_to, parts, shapes)).reshape(-1, constants[tensor].size))
+                found = np.concatenate(found)
+                same = np.isclose(found, found[:1]).all(axis=0) & known[lined].all(axis=0) & (len(found) > 0)
+                constants[tensor] = np.where(same & np.delete(known, lined).all(), found[:1].sum(axis=0), np.nan)
         return self.tied(pinned)
-
-    def needed(self, values, pinned):
-        """For each unit whether it stays: it is pinned, a needed unit hears it or one tied to it, or it is the last."""
-        hears = {n: self.kernel(values, n).any(axis=0) for n in self.reads}
-        needed, before = pinned, ~pinned
-        while (needed != before).any():
-            before = needed.copy()
-            for n, (*_, units) in reversed(self.kernels.items()):
-                needed[units[:1]] |= not needed[units].any()
-                if n in hears:
-                    needed[self.reads[n][hears[n][:, needed[units]].any(axis=1)]] = True
-                needed = self.tied(needed)
-        return needed
 
 
 def _walk(model, around=()):
     """(chain, weights) of each layer, nested models opened; the chain is the layer and the models around it."""
     inside = {id(variable) for layer in model.layers for variable in layer.weights}
-    own = [variable for variable in model.weights if id(variable) not in inside]
-    if own:
+    if own := [variable for variable in model.weights if id(variable) not in inside]:
         yield (model, *around), own
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _walk(layer, (layer, *around))
-        else:
-            yield (layer, *around), layer.weights
+        chain = layer, *around
+        yield from _walk(layer, chain) if isinstance(layer, keras.Model) else [(chain, layer.weights)]
 
 
-def _matrices(layer, weights):
-    """Those of a layer's weights that may be pruned: float, two or more axes, no bias, no scale, no state."""
-    parts = _parts(layer)
-    flags = [(item, item.trainable) for item in (*parts, *layer.weights)]
-    for part in parts:
-        part.trainable = True  # only for a moment, to tell a frozen weight from a state
-    found = [v for v in weights if v.trainable and len(v.shape) > 1 and "float" in v.dtype]
-    for item, flag in flags:
-        item.trainable = flag
-    return [v for v in found if not re.search("(^|_)(bias|alpha|beta|gamma|scale)(_|$)", v.name)]
-
-
-def _connected(n, pairs):
-    """For each of n things the first of those it is connected to by `pairs`, arrays of two rows."""
-    root, pairs = np.arange(n), np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
-    first, second = np.hstack([pairs, pairs[::-1]])
+def _connected(n, first, second):
+    """For each of n things the first of those it is connected to, where each of `first` is to that of `second`."""
+    root, first, second = np.arange(n), np.append(first, second), np.append(second, first)
     while (root[first] != root[second]).any():
         np.minimum.at(root, first, root[second])
         root = root[root]
     return root
 
 
-def _calls(model, options=None):
-    """(calls, inputs, outputs) of a model's graph, in order; nested models are opened, with identities at their
-    borders, and activations of other layers are calls of their own. `options` go to all of them."""
-    calls, options = [], options or {}
-
-    def identities(tensors, results):
-        return [_Call(keras.layers.Identity(autocast=False), ([a], {}), [a], [b]) for a, b in zip(tensors, results)]
-
-    def record(layer, *args, **kwargs):
-        results = layer(*args, **kwargs)
-        flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
-        ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
-        if _has_graph(layer):
-            given = args[0] if args else kwargs.get("inputs")
-            if isinstance(given, dict):  # whose keys say what is what
-                names = sorted(layer.input) if isinstance(layer.input, dict) else [t.name for t in layer.inputs]
-                ins = [given[name] for name in names]
-            inner, entries, exits = _calls(layer, {"training": True} if kwargs.get("training") else options)
-            calls.extend([*identities(ins, entries), *inner, *identities(exits, outs)])
-        else:
-            split = _is_known(layer, f"{_UNITS}|Depthwise.*") and layer.activation is not keras.activations.linear
-            between = [keras.KerasTensor(results.shape, results.dtype)] if split else outs
-            calls.append(_Call(layer, (args, kwargs | options), ins, between))
-            if split:
-                activation = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy)
-                calls.append(_Call(activation, (between, {}), between, outs))
-        return results
-
-    functional = keras.Model(model.inputs, model.outputs)
-    traced = keras.models.clone_model(functional, functional.input, lambda layer: layer, record)
-    return calls, traced.inputs, traced.outputs
-
-
-def _shape(tensor, unknown=1, most=math.inf):
-    """The sizes of a tensor's axes but the first, at `most` so large, `unknown` if not known; channels come last."""
-    return [min(size or unknown, most) for size in tensor.shape[1:] or (1,)]
-
-
-def _half(count, trial):
-    """For so many channels whether each is in that half: the first, the last, a random one, and the others."""
-    order = np.arange(count) if trial < 2 else np.random.default_rng(count).permutation(count)
-    return order < count // 2 if trial % 2 == 0 else order >= count - count // 2
+def _shape(tensor, unknown=1):
+    """The sizes of a tensor's axes but the first, `unknown` where they are not known; channels come last."""
+    return [size or unknown for size in tensor.shape[1:] or (1,)]
 
 
 def _is_known(layer, names):
@@ -912,14 +864,6 @@ def _is_known(layer, names):
     name, own = type(layer).__name__, getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     return own and last and type(layer) is getattr(keras.layers, name, None) and bool(re.fullmatch(names, name))
-
-
-def _lined_up(parts, size):
-    """(lined, others): those of `parts` that stand behind `size` channels, joined or repeated, as rows; the others."""
-    parts = [np.concatenate(parts)] if sum(part.size for part in parts) == size else parts
-    fit = [part.size == size or (len(parts) == 1 and size % part.size == 0) for part in parts]
-    lined = [np.resize(part, size) for part, fits in zip(parts, fit) if fits]
-    return np.array(lined), [part for part, fits in zip(parts, fit) if not fits]
 
 
 # ---------------------------------------------------------------------------------------------- removal
@@ -940,14 +884,14 @@ def remove_dead_units(model):
     whole = _copy(model)
     graph = _Graph(model, whole)
     values, needed = graph.without_dead_units([_numpy(weight) for weight in whole.weights])
-    carried = [call for call in graph.calls if graph.channels[id(call.outs[0])].any()]
-    changes = {id(call.layer): call.config_changes() for call in carried}
-    for n, (_, _, bias, units) in graph.kernels.items():
-        layer = graph.layers[n][0][0]
-        size = "units" if hasattr(layer, "units") else "filters"
-        changes[id(layer)] = {size: int(needed[units].sum()), "use_bias": bias in values}
-    for part in _parts(whole):
-        if _has_graph(part) and id(part.inputs[0]) in graph.channels:
-            entries = [(tensor.shape, needed[graph.channels[id(tensor)]]) for tensor in part.inputs]
-            changes[id(part)] = [shape if stay.all() else (*shape[:-1], int(stay.sum())) for shape, stay in entries]
+    changes = {}
+    for call in graph.calls:
+        n, channels, shape = graph.position.get(id(call.layer)), graph.channels[id(call.outs[0])], call.outs[0].shape
+        left = int(needed[channels].sum())
+        changes[id(call.outs[0])] = shape if left == channels.size else (*shape[:-1], left)
+        if n in graph.kernels:
+            size = "units" if hasattr(call.layer, "units") else "filters"
+            changes[id(call.layer)] = {size: left, "use_bias": graph.kernels[n][2] in values}
+        elif isinstance(call.layer, keras.layers.Reshape) and channels.any():
+            changes[id(call.layer)] = {"target_shape": (*shape[1:-1], -1)}
     return _copy(whole, changes, [values[number] for number in sorted(values)])
