@@ -626,7 +626,7 @@ class _Graph:
             ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
             if _has_graph(layer) and not kwargs.get("training"):
                 given = (*args, kwargs.get("inputs"))[0]
-                if isinstance(given, dict) and not isinstance(layer.input, dict):
+                if isinstance(given, dict) and not isinstance(layer.input, dict):  # its keys are the inputs' names
                     ins = [given[tensor.name] for tensor in layer.inputs]
                 pass_on(keras.layers.Identity(autocast=False), ins, layer.inputs)
                 pass_on(keras.layers.Identity(autocast=False), self.trace(layer), outs)
@@ -679,8 +679,8 @@ class _Graph:
     def carries(self, call):
         """Whether each channel that comes out depends on one that comes in, or on those that meet on it."""
         layer, shape, key = call.layer, call.outs[0].shape, None
-        if isinstance(layer, keras.layers.Reshape):
-            return shape[-1] == call.ins[0].shape[-1] and None not in shape[1:-1]
+        if type(layer) is keras.layers.Reshape:  # which keeps them last, or makes one axis of all
+            return None not in shape[1:] and (len(shape) == 2 or shape[-1] == call.ins[0].shape[-1])
         if getattr(layer, "weights", []):
             known = _is_known(layer, "BatchNormalization|PReLU|DepthwiseConv.D") and self.times[id(layer)] == 1
             last = getattr(layer, "axis", -1) in (-1, len(shape) - 1)
@@ -892,6 +892,6 @@ def remove_dead_units(model):
         if n in graph.kernels:
             size = "units" if hasattr(call.layer, "units") else "filters"
             changes[id(call.layer)] = {size: left, "use_bias": graph.kernels[n][2] in values}
-        elif isinstance(call.layer, keras.layers.Reshape) and channels.any():
+        elif type(call.layer) is keras.layers.Reshape and channels.any():
             changes[id(call.layer)] = {"target_shape": (*shape[1:-1], -1)}
     return _copy(whole, changes, [values[number] for number in sorted(values)])
