@@ -8,6 +8,7 @@
 Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction in [0, 1].
 """
 
+import functools
 import gzip
 import inspect
 import itertools
@@ -18,7 +19,6 @@ import timeit
 import warnings
 from collections import Counter, namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -237,11 +237,11 @@ class GradualPruning(keras.callbacks.Callback):
     1710.01878): at step t to final + (initial - final) * (1 - (t - begin) / (end - begin))**3.
 
     Steps are `optimizer.iterations`, which go on from one `fit` to the next; `method` is "weight" or "unit", the other
-    arguments are those of `prune_weights`. What was pruned is held until training ends, and nothing else: call
-    `hold_sparsity` to go on (or `release_sparsity`, if training was interrupted). Warns if training starts behind
-    `end_step`, or ends without `final_sparsity`. A callback that restores weights has to stand before this one; one
-    that saves the best epoch may save a dense one. On JAX each pruning compiles the training step anew. Raises
-    TypeError or ValueError for bad numbers, and when training begins what `prune_weights` and `hold_sparsity` raise.
+    arguments are those of `prune_weights`. Each pruning goes by the weights as they are then; what it prunes is held
+    until training ends, and nothing else: call `hold_sparsity` to go on (`release_sparsity`, if it was interrupted).
+    Warns if training starts behind `end_step`, or ends without `final_sparsity`. A callback that restores weights has
+    to stand before this one; one that saves the best epoch may save a dense one. On JAX each pruning compiles anew.
+    Raises TypeError or ValueError for bad numbers, and when training begins as `prune_weights` and `hold_sparsity`.
     """
 
     def __init__(
@@ -290,7 +290,8 @@ class GradualPruning(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         step = self._step()
         held = [v for v in self.model.weights if v.ndim > 1 and isinstance(v.constraint, _HoldZeros)]
-        zero, kept = np.hstack([(_numpy(v).ravel() == 0, _numpy(v.constraint.mask).ravel()) for v in held])
+        pairs = [(_numpy(v).ravel() == 0, _numpy(v.constraint.mask).ravel()) for v in held]
+        zero, kept = np.hstack([np.ones((2, 0), bool), *pairs])
         release_sparsity(self.model)
         if step < self.end_step or not (zero | kept).all():
             asked = f"final_sparsity={self.final_sparsity} at end_step={self.end_step}"
@@ -476,12 +477,11 @@ def _copy(model, changes=None, values=None):
     """A copy of a model, compiled as it was. `changes` has for id(layer) what is new in its configuration, and for
     id(tensor) the shape of an input of a model; `values` are the weights, if they are new."""
     _check_model(model)
-    made, changes = {}, changes or {}  # a layer can be in several nested models
+    changes = changes or {}
 
+    @functools.cache  # a layer can be in several nested models
     def rebuild(layer):
-        if id(layer) not in made:
-            made[id(layer)] = clone(layer) if _has_graph(layer) else _rebuild(layer, changes.get(id(layer), {}))
-        return made[id(layer)]
+        return clone(layer) if _has_graph(layer) else _rebuild(layer, changes.get(id(layer), {}))
 
     def clone(model):
         names = {id(layer.output): layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)}
@@ -499,7 +499,10 @@ def _copy(model, changes=None, values=None):
             raise ValueError("a layer made from its configuration has weights of the first one")
         pairs = list(zip(*([part for part in _parts(whole) if part.weights] for whole in (copy, model))))
         for mine, yours in pairs:
-            mine.trainable = yours.trainable
+            mine.trainable, function = yours.trainable, getattr(mine, "activation", None)
+            of_keras = inspect.isfunction(function) and function.__module__.startswith("keras.")
+            if of_keras and function is not yours.activation:
+                raise ValueError(f"Keras takes its own {function.__name__!r} for the activation of {yours.name!r}")
         _assign(copy, model.weights if values is None else values)
     except Exception as error:
         raise ValueError(
@@ -524,13 +527,8 @@ def _assign(model, values):
 
 
 # ---------------------------------------------------------------------------------- the graph of a model
-class _Call(NamedTuple):
-    """A call of a layer in a model's graph, with symbolic tensors."""
-
-    layer: keras.layers.Layer
-    arguments: tuple
-    ins: list
-    outs: list
+class _Call(namedtuple("_Call", "layer arguments ins outs")):
+    """A call of a layer in a model's graph, with lists of the symbolic tensors that go in and come out."""
 
     def run(self, arrays, layer=None):
         """What the layer (or `layer`) says if these arrays stand for the tensors that go in."""

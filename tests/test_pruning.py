@@ -599,8 +599,9 @@ def times(factor):
 def test_what_keras_cannot_rebuild_names_the_way_out(prune):
     for model in (
         stack((6,), Forgets(np.ones(3)), layers.Dense(2)),
-        mlp(loss=lambda y_true, y_pred: ops.mean(y_pred), metrics=[]),
-        mlp(loss=times(2), metrics=[times(3)]),
+        mlp(metrics=[times(3)]),
+        stack((3, 6), layers.TimeDistributed(layers.Dense(5, activation=unregistered)), layers.Dense(2)),
+        stack((3, 6), layers.TimeDistributed(layers.Dense(5, activation=hard_sigmoid)), layers.Dense(2)),
         stack((6,), layers.Dense(5), ForgetsItsBias(2, use_bias=False)),  # a copy would have a weight more
     ):
         before = bits(model)
