@@ -8,6 +8,7 @@
 Any backend; Matplotlib and seaborn only to plot. Sparsity is always a fraction in [0, 1].
 """
 
+import contextlib
 import functools
 import gzip
 import inspect
@@ -350,8 +351,9 @@ def score(model, x, y=None, *, dense=None, **evaluate_options) -> dict:
     """What `model.evaluate` gives (`loss`, `accuracy`, ...), `compression_ratio` and `theoretical_speedup` of a model.
 
     The ratios are all parameters of `dense` (by default the model without its zeros) to the nonzero ones left once dead
-    units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033). An axis of unknown size counts as
-    one place; the speedup is NaN where calls can't be followed (subclassed models). The rest is as for `evaluate`.
+    units are gone, and the same for multiply-adds (Blalock et al. 2020, 2003.03033): a weight makes one at each place
+    of its layer's input or output, whichever has fewer (an axis of unknown size has one). The speedup is NaN where
+    calls can't be followed, as in subclassed models. The rest is as for `evaluate`.
     """
     graph = _Graph(model)
     return _measure(model, graph, graph if dense is None else _Graph(dense), x, y, evaluate_options)
@@ -466,7 +468,9 @@ def _rebuild(layer, changes):
         config = layer.get_config() | changes
         if type(layer).__module__.startswith("keras."):  # of a function a configuration has but the name
             config |= {key: f for key in config if callable(f := getattr(layer, key, None)) and hasattr(f, "__name__")}
-        return type(layer).from_config(config)
+        rebuilt = type(layer).from_config(config)
+        rebuilt.name = layer.name  # which is not in the configuration that Keras makes for a class without one
+        return rebuilt
     except Exception:
         if getattr(layer, "variables", []):
             raise
@@ -532,6 +536,7 @@ class _Call(namedtuple("_Call", "layer arguments ins outs")):
 
     def run(self, arrays, layer=None):
         """What the layer (or `layer`) says if these arrays stand for the tensors that go in."""
+        arrays = [array > 0 if item.dtype == "bool" else array for item, array in zip(self.ins, arrays)]
         given = {id(item): keras.ops.convert_to_tensor(array, item.dtype) for item, array in zip(self.ins, arrays)}
         args, kwargs = keras.tree.map_structure(lambda item: given.get(id(item), item), self.arguments)
         return _numpy((layer or self.layer)(*args, **kwargs)).astype(float)
@@ -622,6 +627,8 @@ class _Graph:
             results = layer(*args, **kwargs)
             flat = [keras.tree.flatten(nest) for nest in ((args, kwargs), results)]
             ins, outs = ([item for item in items if isinstance(item, keras.KerasTensor)] for items in flat)
+            if shared := [item.path for item in flat[0] if isinstance(item, keras.Variable)]:
+                raise ValueError(f"{layer.name!r} computes with {shared} itself, not by a layer: copies would share it")
             if _has_graph(layer) and not kwargs.get("training"):
                 given = (*args, kwargs.get("inputs"))[0]
                 if isinstance(given, dict) and not isinstance(layer.input, dict):  # its keys are the inputs' names
@@ -651,15 +658,15 @@ class _Graph:
             units = self.kernels[n][-1]
             if self.times[id(call.layer)] == 1:
                 self.reads[n], pins = came, came[:0]
-        elif self.carries(call):
-            lined = call.lined_up(_shape(call.outs[0])[-1])
+        elif len(lined := call.lined_up(_shape(call.outs[0])[-1])) and self.carries(call):
             first, *others = rows = came[lined]
             free = (rows > 0).all(axis=0)
             units, pins = np.where(free, first, 0), np.append(rows[:, ~free], np.delete(came, lined))
             self.ties.extend(np.stack([first, other])[:, free] for other in others)
             for weight in getattr(call.layer, "weights", []):
-                if axes := [axis for axis, size in enumerate(weight.shape) if size == units.size]:
-                    self.rows.append((self.number[id(weight)], axes[-1], units))
+                axis = -2 if len(weight.shape) > 1 and "Depthwise" in type(call.layer).__name__ else -1
+                if weight.shape[axis] == units.size:
+                    self.rows.append((self.number[id(weight)], axis, units))
         self.pins.append(pins)
         inside = [m for m, (chain, _) in enumerate(self.layers) if self.matrices[m] and call.layer in chain]
         for tensor in call.outs:
@@ -687,7 +694,10 @@ class _Graph:
             code = getattr(layer, "function", getattr(layer, "activation", None))  # a configuration has but its name
             sizes = {id(tensor): (len(tensor.shape), tensor.shape[-1]) for tensor in call.ins}
             looks = keras.tree.map_structure(lambda item: sizes.get(id(item), item), call.arguments)
-            key = repr((type(layer), layer.get_config() | {"name": None}, code, looks))
+            config = layer.get_config() | {"name": None}
+            key = repr((type(layer), config, code, looks))
+            if isinstance(config.get("output_shape"), (list, tuple)):
+                return False  # of a lambda, which says how many channels come out
             if key not in self.tried:
                 self.tried[key] = call.keeps_apart()
         except Exception:
@@ -822,14 +832,15 @@ class _Graph:
                     values[bias] = offset.astype(values[bias].dtype)
                 constants[tensor] = np.where(self.alive(values, n), np.nan, offset)
             elif self.channels[tensor].any() and known.any():
-                lined, found = call.lined_up(constants[tensor].size), []
-                for length in (16, 17) if any(None in item.shape[1:-1] for item in call.ins) else (16,):
-                    shapes = [(1, *_shape(item, length)) for item in call.ins]
-                    parts = [np.nan_to_num(constants[id(item)]) for item in call.ins]
-                    found.append(call.run(map(np.broadcast_to, parts, shapes)).reshape(-1, constants[tensor].size))
-                found = np.concatenate(found)
-                same = np.isclose(found, found[:1]).all(axis=0) & known[lined].all(axis=0) & (len(found) > 0)
-                constants[tensor] = np.where(same & np.delete(known, lined).all(), found[:1].sum(axis=0), np.nan)
+                size, found = constants[tensor].size, []
+                with contextlib.suppress(Exception):  # of what does not work at these lengths no constant is known
+                    for length in (5, 16, 17) if any(None in item.shape[1:-1] for item in call.ins) else (16,):
+                        shapes = [(1, *_shape(item, length)) for item in call.ins]
+                        parts = [np.nan_to_num(constants[id(item)]) for item in call.ins]
+                        found.append(call.run(map(np.broadcast_to, parts, shapes)).reshape(-1, size))
+                    lined, found = call.lined_up(size), np.concatenate(found)
+                    same = np.isclose(found, found[:1]).all(axis=0) & known[lined].all(axis=0) & (len(found) > 0)
+                    constants[tensor] = np.where(same & np.delete(known, lined).all(), found[:1].sum(axis=0), np.nan)
         return self.tied(pinned)
 
 

@@ -574,6 +574,36 @@ def test_a_lambda_that_computes_with_another_layers_weight_is_refused(prune):
         prune(model, 0.5)
 
 
+@BOTH
+def test_a_variable_in_the_graph_that_copies_would_share_is_refused(prune):
+    table, inputs = layers.Embedding(9, 4, name="table"), keras.Input((3,), dtype="int32")
+    values = layers.Dense(4)(table(inputs))
+    model = shake(keras.Model(inputs, ops.einsum("btc,vc->btv", values, table.embeddings)))
+    with pytest.raises(ValueError, match=r"table/embeddings.*copies would share"):
+        prune(model, 0.5)
+
+
+class Plainly(layers.Layer):
+    """As most people write it: without a `get_config`."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+
+    def build(self, shape):
+        self.mixing = self.add_weight(shape=(shape[-1], self.units), name="mixing")
+
+    def call(self, inputs):
+        return ops.matmul(inputs, self.mixing)
+
+
+def test_layers_keep_their_names_even_if_their_configuration_has_none():
+    model = stack((6,), Plainly(8, name="first"), Plainly(7, name="second"), layers.Dense(3, name="out"))
+    pruned = prune_weights(prune_weights(model, {"first": 0.5}), {"second": 0.5})
+    assert [variable.path for variable in pruned.weights] == [variable.path for variable in model.weights]
+    assert [mask.sum() for mask in s.zeros(pruned).values()] == [24, 28, 0]
+
+
 class Forgets(layers.Dense):
     def __init__(self, table, **options):
         super().__init__(6, **options)

@@ -444,6 +444,53 @@ def test_what_is_larger_than_the_trial_stays_whole():
         assert widths(check(prune_units(stack((100, 2), *pool, layers.Dense(2, name="out")), 0.5)))["c"] == left
 
 
+def test_truth_values_can_be_mixed_too():
+    values = layers.Conv2D(8, 1, activation="relu", name="c")(inputs := keras.Input((6, 6, 3)))
+    values = ops.where(ops.flip(values > 0.3, axis=-1), values, 0.0)
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(values))))
+    assert widths(check(prune_units(model, 0.5)))["c"] == 8
+    values = layers.Conv2D(8, 1, activation="relu", name="c")(inputs)
+    values = ops.where(values > 0.3, values, 0.0)
+    model = shake(keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(values))))
+    assert widths(check(prune_units(model, 0.5)))["c"] == 4
+
+
+def test_slopes_of_places_are_no_slopes_of_channels():
+    """Here there are as many places along an axis as channels."""
+    slopes = layers.PReLU(shared_axes=[3], name="p")
+    model = stack((8, 8, 3), layers.Conv2D(8, 3, padding="same", name="c"), slopes, layers.Conv2D(4, 3, name="out"))
+    pruned = prune_units(model, 0.5)
+    assert array(pruned.get_layer("p").alpha).all()
+    assert widths(check(pruned))["c"] == 4
+
+
+def test_a_lambda_that_says_how_many_channels_come_out_keeps_them():
+    for shape, left in (((8,), 8), (lambda shape: shape, 4), (None, 4)):
+        between = [layers.Dense(8, name="d"), layers.Lambda(lambda values: values * 2, output_shape=shape)]
+        assert widths(check(prune_units(stack((6,), *between, layers.Dense(2, name="out")), 0.5)))["d"] == left
+
+
+def pad(values):
+    """To ten places: what is behind shorter examples is zero."""
+    return ops.pad(values, [[0, 0], [0, 10], [0, 0]])[:, :10]
+
+
+@pytest.mark.parametrize("prune", [prune_units, prune_weights])
+def test_axes_of_unknown_sizes(prune):
+    inputs = keras.Input((None, None, 3))
+    values = layers.Conv2D(8, 3, activation="relu", name="c")(inputs)
+    model = shake(keras.Model(inputs, [layers.Flatten()(values), layers.Conv2D(2, 3)(values)]))
+    with pytest.raises(ValueError, match="nothing to prune"):  # as the first one is an output, too
+        prune(model, 0.5)
+    inputs = keras.Input((None, 3))
+    halved = layers.Lambda(lambda t: t[:, ::2] + t[:, 1::2], output_shape=lambda shape: shape)  # of even lengths
+    for between, length in ((halved, 6), (layers.Lambda(pad), 5)):
+        first = layers.Dense(8, activation="sigmoid", name="d")
+        model = shake(keras.Model(inputs, layers.Dense(2, name="out")(between(first(inputs)))))
+        x = np.random.default_rng(0).normal(size=(3, length, 3)).astype("float32")
+        check(prune(model, 0.9), x)
+
+
 def test_a_number_lets_units_go_and_an_array_of_numbers_keeps_them():
     values = layers.Dense(6, activation="relu", name="a")(inputs := keras.Input((4,))) * 2.0
     values = layers.Dense(6, activation="relu", name="b")(values) * np.arange(1, 7, dtype="float32")
