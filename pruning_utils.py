@@ -674,12 +674,13 @@ class _Graph:
                 self.pins.extend([self.channels[id(tensor)], units])
             self.channels[id(tensor)] = np.resize(units, _shape(tensor)[-1])
             self.heads[id(tensor)] = set(inside[-1:]) or set().union(*(self.heads[id(item)] for item in call.ins))
-        if n >= 0:  # its matrices are applied at each place of its input or its output: strides make either one fewer
+        if n >= 0 and self.matrices[n]:  # at each place of its input or its output: strides make either one fewer
             inner = slice(2, None) if getattr(call.layer, "data_format", None) == "channels_first" else slice(1, -1)
-            shapes = [t.shape for t in (call.ins[0], call.outs[0]) if len(t.shape) == len(call.ins[0].shape)]
-            places = min(math.prod(side or 1 for side in shape[inner]) for shape in shapes)
+            ins, outs = ([t.shape[inner] for t in ts if len(t.shape) == len(call.ins[0].shape)] for ts in call[2:])
+            places = min(math.prod(side or 1 for side in shape) for shape in ins + outs[:1])
             places = 0 if isinstance(call.layer, keras.layers.Embedding) else places
-            self.places.update(dict.fromkeys(self.matrices[n], places))
+            if len(set(ins)) == 1 and not any(isinstance(part, keras.Model) for part in _parts(call.layer)):
+                self.places.update(dict.fromkeys(self.matrices[n], places))  # else it is not known which are where
 
     def carries(self, call):
         """Whether each channel that comes out depends on one that comes in, or on those that meet on it."""

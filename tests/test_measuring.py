@@ -371,6 +371,21 @@ def test_multiply_adds_by_hand(layer, shape, adds):
     assert found["compression_ratio"] == pytest.approx(model.count_params() / (model.count_params() - 0.4 * n))
 
 
+def test_where_it_is_not_known_how_often_a_matrix_is_applied_there_is_no_speedup():
+    one, two, frames = keras.Input((4, 6)), keras.Input((9, 6)), keras.Input((3, 5, 6))
+    inner = keras.Sequential([keras.Input((5, 6)), layers.Dense(4), layers.Flatten(), layers.Dense(2)])
+    attention = layers.MultiHeadAttention(2, 3)
+    for inputs, values in (
+        ([one, two], attention(one, two)),
+        (frames, layers.TimeDistributed(inner)(frames)),
+        (one, layers.MultiHeadAttention(2, 3)(one, one)),
+    ):
+        model = shake(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(values))))
+        model.compile("sgd", "mse", **s.EAGER)
+        x = keras.tree.map_structure(lambda tensor: np.ones((2, *tensor.shape[1:])), inputs)
+        assert math.isnan(pu.score(model, x, np.ones((2, 2)))["theoretical_speedup"]) == (inputs is not one)
+
+
 def test_ratios_count_what_is_left_once_dead_units_are_gone():
     first = layers.Conv2D(8, 3, padding="same", use_bias=False), layers.BatchNormalization(), layers.ReLU()
     then = layers.DepthwiseConv2D(3, padding="same", use_bias=False), layers.Conv2D(4, 1, use_bias=False)
