@@ -449,9 +449,11 @@ def _parts(layer):
     """The layer and all layers inside it, at any depth, those around others first."""
     found, items = {}, [layer]
     for item in items:  # which grows
-        if isinstance(item, keras.layers.Layer) and id(item) not in found:
+        if isinstance(item, (list, tuple, dict)):
+            items.extend(item.values() if isinstance(item, dict) else item)
+        elif isinstance(item, keras.layers.Layer) and id(item) not in found:
             found[id(item)] = item
-            items.extend(item.layers if isinstance(item, keras.Model) else keras.tree.flatten(vars(item)))
+            items.extend(item.layers if isinstance(item, keras.Model) else vars(item).values())
     return list(found.values())
 
 

@@ -752,6 +752,7 @@ class Composite(layers.Layer):
     def __init__(self, **options):
         super().__init__(**options)
         self.norms, self.parts = [layers.Normalization()], {"one": layers.Dense(4), "two": layers.Dense(4)}
+        self.names = {1: "one", "two": None}  # keys that have no order
 
     def build(self, shape):
         for layer in (*self.norms, *self.parts.values()):
